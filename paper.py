@@ -1,0 +1,140 @@
+"""Every number of the paper, where it is said, and the flag that changes it.
+
+Source: Vazquez-Rodriguez et al., "Emotion Recognition with Pre-Trained Transformers Using Multimodal Signals",
+ACII 2022. "paper 4.3" is a section of it; "assumed" marks a value the paper leaves open (the README lists them all).
+"""
+
+import argparse
+
+# 4.1: the ten channels AMIGOS shares with the pre-training sets, in the paper's order; one ECG channel, left arm.
+EEG_CHANNELS = ("F7", "F3", "T7", "P7", "O1", "O2", "P8", "T8", "F4", "F8")
+ECG_CHANNELS = ("ECG",)
+MODALITIES = ("eeg", "ecg")
+TARGETS = ("arousal", "valence")
+
+# 4.1.2: pre-processing.
+RATE = 128  # Hz
+SECONDS = 10
+POINTS = RATE * SECONDS  # 1280
+FILTER_ORDER = 8
+LOW_HZ = 0.8
+HIGH_HZ = 50.0
+
+# 5: evaluation.
+N_FOLDS = 10
+VALIDATION_PARTS = 9  # assumed: one ninth of what is left after the test fold
+
+# Below: flag -> (EEG, ECG, what it is, where it is said). A list means several values.
+NETWORK = {
+    "cnn_kernels": ([65, 33, 17], [65, 33, 17], "kernel sizes of the 1D-CNN, points", "paper 4.3; ECG assumed"),
+    "cnn_channels": (
+        [64, 128, 256],
+        [64, 128, 256],
+        "channels of the 1D-CNN; the last is the hidden size of the Transformer",
+        "paper 4.3; ECG assumed",
+    ),
+    "layers": (2, 2, "Transformer layers", "paper 4.3; ECG assumed"),
+    "heads": (2, 2, "attention heads", "paper 4.3; ECG assumed"),
+    "ffn": (1024, 1024, "width of the Transformer's feed-forward layers", "assumed"),
+    "dropout": (0.1, 0.1, "dropout in the Transformer", "paper 4.3; ECG assumed"),
+}
+# Weights fit only a network of the same shape; dropout may change between stages.
+NETWORK_SHAPE = ("cnn_kernels", "cnn_channels", "layers", "heads", "ffn")
+
+MASKING = {
+    "mask_probability": (0.0325, 0.0325, "probability that a point starts a masked span", "assumed"),
+    "mask_span": (20, 20, "points of a masked span; spans may overlap", "assumed"),
+}
+
+ADAM = {
+    "beta1": (0.9, 0.9, "Adam's first decay rate", "paper 4.3; ECG assumed"),
+    "beta2": (0.999, 0.999, "Adam's second decay rate", "paper 4.3; ECG assumed"),
+}
+
+# The batch size is nowhere given: 64 segments keep the paper's learning rates stable, fill a GPU at 1281 tokens
+# a segment, and fit 16 GB of memory.
+PRETRAIN = {
+    **NETWORK,
+    "mvp_hidden": ([128], [128], "hidden layers of the masked value predictor", "paper 4.3; ECG assumed"),
+    **MASKING,
+    "epochs": (500, 500, "epochs", "paper 4.3; ECG assumed"),
+    "batch_size": (64, 64, "segments a step", "assumed"),
+    "lr": (5e-4, 1e-3, "peak learning rate, then linear decay to 0", "paper 4.3; ECG assumed"),
+    "warmup_epochs": (30, 30, "epochs of linear warm-up, stepped every batch", "paper 4.3; ECG assumed"),
+    "weight_decay": (0.005, 0.005, "L2 weight decay, added to the gradient", "paper 4.3; ECG assumed"),
+    **ADAM,
+}
+
+FINETUNE = {
+    **NETWORK,
+    "classifier_hidden": ([64], [1024, 512], "hidden layers of the classifier", "paper 4.3; ECG assumed"),
+    "classifier_dropout": (0.6, 0.3, "dropout after each hidden layer of the classifier", "paper 4.3; ECG assumed"),
+    "epochs": (100, 100, "epochs", "paper 4.3; ECG assumed"),
+    "batch_size": (64, 64, "segments a step", "assumed"),
+    "lr": (1e-4, 1e-4, "learning rate of the first epochs", "paper 4.3; ECG assumed"),
+    "lr_factor": (0.65, 0.65, "the learning rate is multiplied by this ...", "paper 4.3; ECG assumed"),
+    "lr_every": (45, 45, "... every so many epochs", "paper 4.3; ECG assumed"),
+    "weight_decay": (1e-5, 1e-5, "L2 weight decay, added to the gradient", "paper 4.3; ECG assumed"),
+    **ADAM,
+}
+
+FUSE = {
+    "fusion_hidden": ([64, 32], [64, 32], "hidden layers of the fusion network", "paper 4.4"),
+    "fusion_dropout": (0.1, 0.1, "dropout after each hidden layer of the fusion network", "paper 4.4"),
+    "epochs": (52, 52, "epochs", "paper 4.4"),
+    "batch_size": (64, 64, "segments a step", "assumed"),
+    "lr": (1e-5, 1e-5, "learning rate of the first epochs", "paper 4.4"),
+    "lr_factor": (0.65, 0.65, "the learning rate is multiplied by this ...", "paper 4.4"),
+    "lr_every": (20, 20, "... every so many epochs", "paper 4.4"),
+    "weight_decay": (1e-5, 1e-5, "L2 weight decay, added to the gradient", "paper 4.4"),
+    "beta1": (0.9, 0.9, "Adam's first decay rate", "paper 4.4"),
+    "beta2": (0.999, 0.999, "Adam's second decay rate", "paper 4.4"),
+}
+
+# Accuracy and F1 with the half-width of their 95 % interval, as printed in the paper's tables 1 to 3:
+# (modality, pre-trained) -> target -> ((accuracy, half-width), (F1, half-width)).
+PUBLISHED = {
+    ("eeg", False): {"arousal": ((0.76, 0.0073), (0.75, 0.0083)), "valence": ((0.70, 0.0064), (0.70, 0.0068))},
+    ("eeg", True): {"arousal": ((0.81, 0.0107), (0.80, 0.0094)), "valence": ((0.77, 0.0093), (0.77, 0.0091))},
+    ("ecg", True): {"arousal": ((0.88, 0.0054), (0.87, 0.0054)), "valence": ((0.83, 0.0078), (0.83, 0.0074))},
+    ("fused", False): {"arousal": ((0.86, 0.0049), (0.85, 0.0051)), "valence": ((0.82, 0.0065), (0.81, 0.0068))},
+    ("fused", True): {"arousal": ((0.89, 0.0050), (0.89, 0.0050)), "valence": ((0.85, 0.0038), (0.85, 0.0039))},
+}
+
+
+def add_flags(parser: argparse.ArgumentParser, table: dict) -> None:
+    """Add one flag a row of `table`. They default to None; `resolve_flags` fills in the paper's values."""
+    group = parser.add_argument_group("hyper-parameters (default: the paper's)")
+    for name, (eeg, ecg, what, source) in table.items():
+        several = isinstance(eeg, list)
+        number = type(eeg[0] if several else eeg)
+        shown = " ".join(map(str, eeg)) if several else eeg
+        if ecg != eeg:
+            shown = f"EEG {shown}, ECG {' '.join(map(str, ecg)) if several else ecg}"
+        group.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=positive(number, zero=name not in ("epochs", "batch_size", "layers", "heads", "mask_span", "lr_every")),
+            nargs="+" if several else None,
+            metavar="N" if number is int else "X",
+            help=f"{what} (default: {shown}; {source})",
+        )
+
+
+def positive(number: type, zero: bool = False):
+    """The argparse type of a finite number above 0, or from 0 on where `zero` is true."""
+
+    def parse(text: str):
+        value = number(text)
+        if not (0 <= value < float("inf")) or (value == 0 and not zero):
+            raise argparse.ArgumentTypeError(f"expected a number {'from' if zero else 'above'} 0, found {text}")
+        return value
+
+    parse.__name__ = number.__name__
+    return parse
+
+
+def resolve_flags(args: argparse.Namespace, table: dict, modality: str = "eeg", known: dict | None = None) -> None:
+    """Give every flag of `table` that the user left out its value from `known`, else the paper's for `modality`."""
+    for name, (eeg, ecg, *_) in table.items():
+        if getattr(args, name) is None:
+            setattr(args, name, (known or {}).get(name, ecg if modality == "ecg" else eeg))
