@@ -1,0 +1,234 @@
+"""Scaled dot-product attention with the dropout mask inside the operator.
+
+    S = scale Q K^T,  P = softmax(S),  O = (P * M / keep) V,      scale = 1 / sqrt(D)
+
+M is the keep mask, one bit a query-key pair. It is never stored: the forward and the backward pass compute it afresh
+from one odd 32-bit number a row, R, and one a column, C (both hashes of the sample's seed, the head and the position):
+
+    M[row, column] = int32(R[row] * C[column]) >= threshold(p)
+
+so that a bit depends on (seed, head, row, column) alone and is the same on every device. On CUDA the operator runs the
+Triton kernels of `attention_triton.py`; this file holds the public function and the same mathematics in PyTorch, one
+sample at a time, which runs everywhere else.
+
+Shapes: B batch, H heads, Nq queries, Nk keys, D head size.
+"""
+import math
+import warnings
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from kernels import attention_triton
+
+_MASK32 = 0xFFFFFFFF
+
+
+def attention(q, k, v, dropout_p=0.0, seed=None, rows=None):
+    """Attention of every query over every key, with dropout on the attention weights.
+
+    q: (B, H, Nq, D); k and v: (B, H, Nk, D), any strides (views of a packed projection included), all of one floating
+    dtype; under autocast they are cast to its dtype. seed: (B,) int64, one number a sample, needed if dropout_p > 0.
+    rows: (B, Nq) int, the queries' original row numbers, where only some of a sequence's queries are asked for (they
+    choose the dropout mask and nothing else); default 0 .. Nq - 1.
+    Returns (B, H, Nq, D) in the dtype of q. Raises ValueError on shapes, dtypes or a dropout_p that do not fit.
+    `attention.last_path` says what ran last: "triton" or "torch".
+    """
+    if torch.is_autocast_enabled(q.device.type):
+        dtype = torch.get_autocast_dtype(q.device.type)
+        q, k, v = (x if x.dtype == torch.float64 else x.to(dtype) for x in (q, k, v))
+    _check(q, k, v, dropout_p, seed, rows)
+    if dropout_p == 0.0 and not attention_triton.runs_on(q):
+        _ran("torch", q)
+        return scaled_dot_product_attention(q, k, v)
+    row_hash = column_hash = None
+    if dropout_p > 0.0:
+        row_hash, column_hash = torch.ops.kernels.dropout_hashes(seed, q.shape[1], q.shape[2], k.shape[2], rows)
+    return torch.ops.kernels.attention(q, k, v, row_hash, column_hash, dropout_p)[0]
+
+
+attention.last_path = None
+
+
+def dropout_mask(seed, heads, rows, columns, p):
+    """The mask that `attention` applies: bool (B, heads, rows, columns), True where a weight is kept.
+
+    seed: (B,) int64. rows, columns: how many, or for rows an int tensor (B, Nq) of row numbers. p: dropout probability.
+    Kept weights are divided by `keep_probability(p)`.
+    """
+    numbers = rows if isinstance(rows, Tensor) else None
+    row_hash, column_hash = _hashes(seed, heads, rows if numbers is None else rows.shape[1], columns, numbers)
+    return _keep(row_hash, column_hash, p)
+
+
+def keep_probability(p):
+    """The probability, exact to 2^-32, that the mask keeps a weight."""
+    return 1.0 - round(p * 2**32) / 2**32
+
+
+def threshold(p):
+    """The int32 below which a product of hashes means drop."""
+    return min(round(p * 2**32) - 2**31, 2**31 - 1)
+
+
+def _check(q, k, v, dropout_p, seed, rows):
+    if q.dim() != 4 or k.shape != v.shape or q.shape[:2] != k.shape[:2] or q.shape[3:] != k.shape[3:]:
+        raise ValueError(f"attention: expected q (B, H, Nq, D) and k, v (B, H, Nk, D), "
+                         f"found q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}")
+    if 0 in q.shape or 0 in k.shape:
+        raise ValueError(f"attention: no dimension may be empty, found q {tuple(q.shape)}, k {tuple(k.shape)}")
+    if not q.dtype == k.dtype == v.dtype or not q.dtype.is_floating_point:
+        raise ValueError(f"attention: q, k and v must share one floating dtype, found {q.dtype}, {k.dtype}, {v.dtype}")
+    if not 0.0 <= dropout_p < 1.0:
+        raise ValueError(f"attention: dropout_p must be in [0, 1), found {dropout_p}")
+    if dropout_p > 0.0 and (seed is None or seed.shape != q.shape[:1] or seed.dtype != torch.int64):
+        found = None if seed is None else (seed.dtype, tuple(seed.shape))
+        raise ValueError(f"attention: dropout needs seed, an int64 tensor ({q.shape[0]},), found {found}")
+    if rows is not None and rows.shape != (q.shape[0], q.shape[2]):
+        raise ValueError(f"attention: rows must be (B, Nq) = {(q.shape[0], q.shape[2])}, found {tuple(rows.shape)}")
+
+
+def _ran(path, q):
+    if torch.compiler.is_compiling():
+        return
+    attention.last_path = path
+    if path == "torch" and q.device.type == "cuda":
+        warnings.warn(f"attention: {attention_triton.why_not(q)}; the slower PyTorch path runs instead", stacklevel=3)
+
+
+# ---------------------------------------------------------------- dropout: hashes of rows and columns
+
+def _mix(x):
+    """The 32-bit finaliser of MurmurHash3, on int64 tensors that hold uint32 values."""
+    x = x ^ (x >> 16)
+    x = (x * 0x85EBCA6B) & _MASK32
+    x = x ^ (x >> 13)
+    x = (x * 0xC2B2AE35) & _MASK32
+    return x ^ (x >> 16)
+
+
+def _hash(seed, heads, stream, positions):
+    """Odd int32 (B, heads, N) from seed (B,), head and positions ((B, N) or (1, N)); stream: 0 rows, 1 columns."""
+    head = torch.arange(heads, device=seed.device)[None, :, None]
+    x = _mix(0x9E3779B9 ^ (2 * head + stream))
+    x = _mix(x ^ (seed[:, None, None] >> 32 & _MASK32))
+    x = _mix(x ^ (seed[:, None, None] & _MASK32))
+    x = _mix(x ^ positions[:, None, :].long())
+    return (x | 1).to(torch.int32)
+
+
+def _hashes(seed, heads, n_rows, n_columns, rows=None):
+    positions = torch.arange(n_rows, device=seed.device)[None] if rows is None else rows
+    return (_hash(seed, heads, 0, positions),
+            _hash(seed, heads, 1, torch.arange(n_columns, device=seed.device)[None]))
+
+
+def _keep(row_hash, column_hash, p):
+    return row_hash[..., :, None] * column_hash[..., None, :] >= threshold(p)
+
+
+# ---------------------------------------------------------------- the PyTorch path, one sample at a time
+
+def _accumulation_dtype(dtype):
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _weights(q, k, lse):
+    """Softmax weights of one sample, (H, Nq, Nk), from its base-2 log-sum-exp (H, Nq), and the logits' scale."""
+    scale = 1.0 / math.sqrt(q.shape[-1])
+    logits = torch.matmul(q * (scale * math.log2(math.e)), k.transpose(-1, -2))
+    return torch.exp2(logits.sub_(lse[..., None])) if lse is not None else logits, scale
+
+
+def _forward_torch(q, k, v, row_hash, column_hash, p):
+    dtype = _accumulation_dtype(q.dtype)
+    out, lse = _empty_heads(q), torch.empty(q.shape[:3], dtype=dtype, device=q.device)
+    for b in range(q.shape[0]):
+        logits, _ = _weights(q[b].to(dtype), k[b].to(dtype), None)
+        lse[b] = torch.logsumexp(logits * math.log(2), -1) / math.log(2)
+        weights = logits.sub_(lse[b, ..., None]).exp2_()
+        if p > 0.0:
+            weights.mul_(_keep(row_hash[b], column_hash[b], p)).div_(keep_probability(p))
+        out[b] = weights @ v[b].to(dtype)
+    return out, lse
+
+
+def _backward_torch(d_out, q, k, v, out, lse, row_hash, column_hash, p):
+    dtype = lse.dtype
+    dq, dk, dv = _empty_heads(q), _empty_heads(k), _empty_heads(v)
+    for b in range(q.shape[0]):
+        qb, kb, vb, do = q[b].to(dtype), k[b].to(dtype), v[b].to(dtype), d_out[b].to(dtype)
+        weights, scale = _weights(qb, kb, lse[b])
+        delta = (do * out[b].to(dtype)).sum(-1, keepdim=True)
+        d_weights = do @ vb.transpose(-1, -2)
+        if p > 0.0:
+            mask = _keep(row_hash[b], column_hash[b], p).to(dtype).div_(keep_probability(p))
+            d_weights.mul_(mask)
+            dv[b] = (weights * mask).transpose(-1, -2) @ do
+        else:
+            dv[b] = weights.transpose(-1, -2) @ do
+        d_logits = d_weights.sub_(delta).mul_(weights).mul_(scale)
+        dq[b] = d_logits @ kb
+        dk[b] = d_logits.transpose(-1, -2) @ qb
+    return dq, dk, dv
+
+
+def _empty_heads(x):
+    """An empty (B, H, N, D) laid out as (B, N, H, D), so that joining the heads afterwards is a view."""
+    b, h, n, d = x.shape
+    return x.new_empty(b, n, h, d).transpose(1, 2)
+
+
+# ---------------------------------------------------------------- the operator
+
+@torch.library.custom_op("kernels::dropout_hashes", mutates_args=())
+def _hashes_op(seed: Tensor, heads: int, n_rows: int, n_columns: int, rows: Tensor | None) -> tuple[Tensor, Tensor]:
+    return _hashes(seed, heads, n_rows, n_columns, rows)
+
+
+@_hashes_op.register_fake
+def _(seed, heads, n_rows, n_columns, rows):
+    return (seed.new_empty(seed.shape[0], heads, n_rows, dtype=torch.int32),
+            seed.new_empty(seed.shape[0], heads, n_columns, dtype=torch.int32))
+
+
+@torch.library.custom_op("kernels::attention", mutates_args=())
+def _attention_op(q: Tensor, k: Tensor, v: Tensor, row_hash: Tensor | None, column_hash: Tensor | None,
+                  p: float) -> tuple[Tensor, Tensor]:
+    if attention_triton.runs_on(q):
+        attention.last_path = "triton"
+        return attention_triton.forward(q, k, v, row_hash, column_hash, p)
+    _ran("torch", q)
+    return _forward_torch(q, k, v, row_hash, column_hash, p)
+
+
+@torch.library.custom_op("kernels::attention_backward", mutates_args=())
+def _backward_op(d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, row_hash: Tensor | None,
+                 column_hash: Tensor | None, p: float) -> tuple[Tensor, Tensor, Tensor]:
+    backward = attention_triton.backward if attention_triton.runs_on(q) else _backward_torch
+    return backward(d_out, q, k, v, out, lse, row_hash, column_hash, p)
+
+
+@_attention_op.register_fake
+def _(q, k, v, row_hash, column_hash, p):
+    return _empty_heads(q), q.new_empty(q.shape[:3], dtype=_accumulation_dtype(q.dtype))
+
+
+@_backward_op.register_fake
+def _(d_out, q, k, v, out, lse, row_hash, column_hash, p):
+    return _empty_heads(q), _empty_heads(k), _empty_heads(v)
+
+
+def _save(ctx, inputs, output):
+    *tensors, ctx.p = inputs
+    ctx.save_for_backward(*tensors, *output)
+
+
+def _differentiate(ctx, d_out, _):
+    q, k, v, row_hash, column_hash, out, lse = ctx.saved_tensors
+    gradients = torch.ops.kernels.attention_backward(d_out, q, k, v, out, lse, row_hash, column_hash, ctx.p)
+    return *gradients, None, None, None
+
+
+_attention_op.register_autograd(_differentiate, setup_context=_save)
