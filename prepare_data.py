@@ -1,0 +1,440 @@
+"""Raw recordings -> data/<dataset>/: ten-second segments of filtered, resampled, normalised EEG and ECG (paper 4.1.2).
+
+Steps, in this order: pick the channels; find what is not finite, and what is constant for a second or longer, in the
+raw signal; band-pass and resample each finite run alone; z-score; cut on a grid that starts with the trial; write.
+A segment that touches a bad point is dropped, and manifest.json lists every dropped piece.
+"""
+
+import argparse
+import fcntl
+import json
+import os
+import platform
+import shutil
+import sys
+from contextlib import contextmanager
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import scipy
+from tqdm import tqdm
+
+import paper
+import preprocessing
+from datasets import amigos, bci2000, eegmat, simulated
+from segments import SEGMENT_DTYPE, SegmentWriter, read_manifest, sha256_of_file, sync
+
+READERS = {"amigos": amigos, "bci2000": bci2000, "eegmat": eegmat, "simulated": amigos}
+COHORT_FLAGS = ("subjects", "unrated_subjects", "videos", "seconds", "effect", "seed")
+BLOCK = 64  # segments normalised at a time
+
+
+class Moments:
+    """Mean and variance of each channel over everything added, merged as Chan et al. (1979) do."""
+
+    def __init__(self, channels: int):
+        self.points, self.mean, self.squares = 0, np.zeros(channels), np.zeros(channels)
+
+    def add(self, signal):
+        """Take in `signal` (C, n)."""
+        mean = signal.mean(axis=1)
+        self._merge(signal.shape[1], mean, ((signal - mean[:, None]) ** 2).sum(axis=1))
+
+    def merge(self, other: "Moments"):
+        if other.points:
+            self._merge(other.points, other.mean, other.squares)
+
+    def _merge(self, points, mean, squares):
+        total, difference = self.points + points, mean - self.mean
+        self.squares = self.squares + squares + difference**2 * (self.points * points / total)
+        self.mean = self.mean + difference * (points / total)
+        self.points = total
+
+    def sd(self):
+        """(C,) population standard deviation."""
+        return np.sqrt(self.squares / max(1, self.points))
+
+
+def cut(recording, flags):
+    """Filter, resample and cut one recording.
+
+    Returns the kept segments of each modality (k, C, L) float64, their starts (k,) in s, the moments of each modality
+    over all its filtered points, the pieces dropped as (start, seconds, reason), and the notes for the manifest.
+    """
+    dropped, notes, signals, ratio = [], [], {}, {}
+    seconds = min(signal.shape[1] / recording.rate[modality] for modality, signal in recording.signals.items())
+    begin = min(flags.drop_baseline, seconds)
+    end = min(seconds, begin + flags.max_seconds_per_trial) if flags.max_seconds_per_trial else seconds
+    dropped.append((0.0, begin, "before the stimulus (--drop-baseline)"))
+    for modality, signal in recording.signals.items():
+        rate = recording.rate[modality]
+        if rate <= 2 * flags.high:
+            raise ValueError(
+                f"{recording.source}: trial {recording.trial} has {modality} at {rate:g} Hz; --high {flags.high:g} "
+                "needs more than twice that; lower --high or take the file out"
+            )
+        signals[modality] = signal[:, round(begin * rate) : round(end * rate)]
+        ratio[modality] = preprocessing.resampling_ratio(rate, flags.rate)
+    count = min(signals[m].shape[1] * up // (down * flags.points) for m, (up, down) in ratio.items())
+
+    reasons = [set() for _ in range(count)]
+    segments, moments = {}, {}
+    for modality, signal in signals.items():
+        rate, (up, down), names = recording.rate[modality], ratio[modality], recording.channels[modality]
+        finite = preprocessing.finite(signal)
+        bad = {"NaN or infinite": ~finite, "constant": preprocessing.constant(signal, round(rate))}
+        for what, mask in bad.items():
+            for i in range(count if mask.any() else 0):
+                touched = mask[:, i * flags.points * down // up : -(-(i + 1) * flags.points * down // up)].any(axis=1)
+                reasons[i].update(f"{what} in {names[channel]}" for channel in np.flatnonzero(touched))
+        clipped = preprocessing.clipped_points(signal)
+        if clipped.any():
+            counts = ", ".join(f"{name} {n}" for name, n in zip(names, clipped) if n)
+            notes.append(f"points of suspected clipping, kept: {counts}")
+
+        moments[modality] = Moments(len(names))
+        grid = np.full((len(names), count * flags.points), np.nan)
+        for first, last in preprocessing.runs(finite.all(axis=0)):
+            # A run shorter than one period of --low says nothing about the pass-band.
+            if (last - first) * flags.low >= rate:
+                run = preprocessing.band_pass(signal[:, first:last], rate, flags.low, flags.high, flags.filter_order)
+                start, run = preprocessing.resample(run, first, up, down)
+                moments[modality].add(run)
+                run = run[:, : max(0, grid.shape[1] - start)]
+                grid[:, start : start + run.shape[1]] = run
+        if modality == "ecg" and not all(preprocessing.has_beats(row[~np.isnan(row)], flags.rate) for row in grid):
+            notes.append("ECG without plausible beats")
+            if flags.drop_unusable_ecg:
+                for reason in reasons:
+                    reason.add("ECG without plausible beats (--drop-unusable-ecg)")
+        segments[modality] = grid.reshape(len(names), count, flags.points).swapaxes(0, 1)
+        for reason, segment in zip(reasons, segments[modality]):
+            if not reason and np.isnan(segment).any():
+                reason.add(f"finite run of {modality} shorter than one period of --low")
+
+    length = flags.points / flags.rate
+    for reason, group in groupby(range(count), key=lambda i: "; ".join(sorted(reasons[i]))):
+        if reason:
+            group = list(group)
+            dropped.append((begin + group[0] * length, len(group) * length, reason))
+    dropped.append((begin + count * length, end - begin - count * length, "shorter than a segment"))
+    dropped.append((end, seconds - end, "beyond --max-seconds-per-trial"))
+    kept = [i for i in range(count) if not reasons[i]]
+    starts = begin + np.array(kept) * length
+    return {m: s[kept] for m, s in segments.items()}, starts, moments, [d for d in dropped if d[1] > 1e-6], notes
+
+
+def scale(moments, subject, trial=""):
+    """Mean and SD as (C, 1). Raises ValueError where they cannot serve to normalise."""
+    if not (np.isfinite(moments.sd()).all() and (moments.sd() > 0).all()):
+        raise ValueError(
+            f"subject {subject} {trial}: expected a finite variance above 0 in each channel, found SDs of "
+            f"{moments.sd()}; the values of this recording are damaged, take it out"
+        )
+    return moments.mean[:, None], moments.sd()[:, None]
+
+
+def read_all(reader, paths, raw, channels, flags, manifest):
+    """All recordings of all files; lists each file in manifest["sources"], or skips it as a copy of another."""
+    seen = {}
+    for path in tqdm(paths, unit="file", desc=flags.dataset, disable=None):
+        status = path.stat()
+        entry = {"file": path.relative_to(raw).as_posix(), "size": status.st_size, "modified": status.st_mtime_ns}
+        entry["sha256"] = sha256_of_file(path)
+        if entry["sha256"] in seen:
+            manifest["duplicates"].append(entry)
+            reason = f"{entry['file']} has the same bytes as {seen[entry['sha256']]}"
+            manifest["dropped"].append({"subject": "", "trial": "", "start": 0.0, "seconds": 0.0, "reason": reason})
+            continue
+        seen[entry["sha256"]] = entry["file"]
+        entry["trials"] = []
+        for recording in reader.read(path, channels, flags.ecg_side):
+            entry["trials"].append([recording.subject, recording.trial])
+            yield recording
+        subjects = {subject for subject, _ in entry["trials"]}
+        manifest["sources"].append({**entry, "subject": subjects.pop() if len(subjects) == 1 else ""})
+
+
+def write_segments(recordings, channels, flags, folder, manifest):
+    """Write the signals and segments.npy, one subject after the other, and fill in what `manifest` says of them."""
+    writers = {m: SegmentWriter(folder / f"{m}.npy", len(names), flags.points) for m, names in channels.items()}
+    rows = []
+    for subject, group in groupby(recordings, key=lambda recording: recording.subject):
+        if subject in manifest["subjects"]:
+            raise ValueError(f"subject {subject} comes from files that do not follow each other; rename them")
+        total = {m: Moments(len(names)) for m, names in channels.items()}
+        # The subject's mean and SD are known only after his last recording: until then his segments wait on the disk.
+        spools = {m: open(folder / f"{m}.spool", "w+b") for m in channels}
+        trials = {}
+        for recording in group:
+            check_names(recording, trials)
+            trials[recording.trial] = recording.source
+            segments, starts, moments, dropped, notes = cut(recording, flags)
+            about = {"subject": subject, "trial": recording.trial}
+            manifest["dropped"] += [{**about, "start": a, "seconds": b, "reason": text} for a, b, text in dropped]
+            manifest["notes"] += [{**about, "note": note} for note in notes]
+            for modality, block in segments.items():
+                total[modality].merge(moments[modality])
+                if len(block) and flags.normalise == "recording":
+                    mean, sd = scale(moments[modality], subject, recording.trial)
+                    block = (block - mean) / sd
+                elif flags.normalise == "segment":
+                    block = (block - block.mean(axis=2, keepdims=True)) / block.std(axis=2, keepdims=True)
+                spools[modality].write(np.ascontiguousarray(block))
+            names = (subject, recording.trial, recording.video)
+            rows += [(*names, start, recording.arousal, recording.valence) for start in starts]
+        manifest["subjects"][subject] = {
+            m: {"mean": t.mean.tolist(), "sd": t.sd().tolist(), "points": [t.points] * len(t.mean)}
+            for m, t in total.items()
+        }
+        for modality, spool in spools.items():
+            with spool:
+                spool.seek(0)
+                shape = (-1, len(channels[modality]), flags.points)
+                size = 8 * BLOCK * len(channels[modality]) * flags.points
+                while block := spool.read(size):
+                    block = np.frombuffer(block).reshape(shape)
+                    if flags.normalise == "subject":
+                        mean, sd = scale(total[modality], subject)
+                        block = (block - mean) / sd
+                    writers[modality].write(block)
+            os.remove(spool.name)
+    if not rows:
+        reasons = "; ".join(sorted({piece["reason"] for piece in manifest["dropped"]}))
+        raise ValueError(f"{flags.raw}: no segment is left ({reasons or 'every file is empty'})")
+    for writer in writers.values():
+        writer.close()
+    table = np.array(rows, dtype=SEGMENT_DTYPE)
+    with open(folder / "segments.npy", "wb") as file:
+        np.save(file, table, allow_pickle=False)
+        sync(file)
+    manifest["counts"] = {
+        "subjects": len(np.unique(table["subject"])),
+        "trials": len(np.unique(table[["subject", "trial"]])),
+        "segments": len(table),
+        "hours": len(table) * flags.points / flags.rate / 3600,
+    }
+
+
+def check_names(recording, trials):
+    """Raises ValueError for a trial that is there twice, or a name that segments.npy would cut short."""
+    if recording.trial in trials:
+        raise ValueError(
+            f"{recording.source}: trial {recording.trial} of subject {recording.subject} is in "
+            f"{trials[recording.trial]} already; take one of the two out"
+        )
+    for key in ("subject", "trial", "video"):
+        longest = SEGMENT_DTYPE[key].itemsize // 4
+        if len(getattr(recording, key)) > longest:
+            raise ValueError(f"{recording.source}: {key} {getattr(recording, key)!r} has over {longest} letters")
+
+
+def preprocessing_flags(flags, channels) -> dict:
+    """Everything that changes the numbers in the signal files."""
+    return {
+        "modalities": list(channels),
+        "channels": channels,
+        "ecg_side": flags.ecg_side,
+        "low": flags.low,
+        "high": flags.high,
+        "filter": "Butterworth, zero phase",
+        "filter_order": flags.filter_order,
+        "extension": preprocessing.EXTENSION,
+        "resampling": "polyphase",
+        "rate": flags.rate,
+        "seconds_per_segment": flags.seconds_per_segment,
+        "normalise": flags.normalise,
+        "drop_baseline": flags.drop_baseline,
+        "max_seconds_per_trial": flags.max_seconds_per_trial,
+        "drop_unusable_ecg": flags.drop_unusable_ecg,
+    }
+
+
+def already_done(folder, flags, channels, paths) -> bool:
+    """Whether `folder` holds what this command would write. Raises ValueError where it holds anything else."""
+    if not folder.exists():
+        return False
+    manifest = read_manifest(folder)
+    advice = "give --fresh to replace it, or another --out"
+    if manifest["dataset"] != flags.dataset:
+        raise ValueError(f"{folder}: expected the set {flags.dataset}, found {manifest['dataset']}; {advice}")
+    wanted, found = preprocessing_flags(flags, channels), manifest["preprocessing"]
+    for key in [*wanted, *(key for key in found if key not in wanted)]:
+        if wanted.get(key) != found.get(key):
+            raise ValueError(
+                f"{folder}: prepared with --{key.replace('_', '-')} {found.get(key)}, not {wanted.get(key)}; {advice}"
+            )
+    known = {entry["file"]: entry for entry in manifest["sources"] + manifest.get("duplicates", [])}
+    present = {path.relative_to(flags.raw).as_posix(): path for path in paths}
+    for name in sorted(known.keys() | present.keys()):
+        if name not in known or name not in present:
+            state = "is new" if name in present else "is gone"
+            raise ValueError(f"{folder}: {name} in {flags.raw} {state} since it was prepared; {advice}")
+        status = present[name].stat()
+        same = (status.st_size, status.st_mtime_ns) == (known[name]["size"], known[name]["modified"])
+        if not same and sha256_of_file(present[name]) != known[name]["sha256"]:
+            raise ValueError(f"{folder}: {name} in {flags.raw} has changed since it was prepared; {advice}")
+    return True
+
+
+@contextmanager
+def new_folder(folder):
+    """A folder beside `folder` that takes its place at the end, and is gone if anything goes wrong."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.partial")
+    temporary.mkdir(exist_ok=True)
+    handle = os.open(temporary, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"{temporary}: another run is writing it; wait for its end") from error
+        try:
+            for leftover in temporary.iterdir():
+                leftover.unlink()
+            yield temporary
+            if folder.exists():
+                shutil.rmtree(folder)
+            temporary.rename(folder)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+    finally:
+        os.close(handle)
+
+
+def parse_flags(argv) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    number, from_zero, whole = paper.positive(float), paper.positive(float, zero=True), paper.positive(int)
+    add = parser.add_argument
+    add("--dataset", required=True, choices=READERS, help="which set; simulated is written first where it is missing")
+    add("--raw", type=Path, help="folder of the raw recordings (default: raw/<dataset>)")
+    add("--out", type=Path, default=Path("data"), help="the segments go to <out>/<dataset> (default: data)")
+    add("--modalities", nargs="+", choices=paper.MODALITIES, help="default: all that the set has (paper 4.1)")
+    add("--ecg-side", choices=("left", "right"), help="arm of the ECG, where a set has both (default: left; paper 4.1)")
+    add("--low", type=number, default=paper.LOW_HZ, help="band-pass from, Hz (default: %(default)s; paper 4.1.2)")
+    add("--high", type=number, default=paper.HIGH_HZ, help="band-pass to, Hz (default: %(default)s; paper 4.1.2)")
+    add("--filter-order", type=whole, default=paper.FILTER_ORDER, help="default: %(default)s; paper 4.1.2")
+    add("--rate", type=whole, default=paper.RATE, help="new rate, Hz (default: %(default)s; paper 4.1.2)")
+    add("--seconds-per-segment", type=number, default=float(paper.SECONDS), help="default: %(default)s; paper 4.1.2")
+    add(
+        "--normalise",
+        choices=("subject", "recording", "segment", "none"),
+        default="subject",
+        help="zero mean, unit variance of each channel over what (default: %(default)s; paper 4.1.2)",
+    )
+    add("--drop-baseline", type=from_zero, default=0.0, help="seconds to drop at each trial's start, 5 for AMIGOS' "
+        "pre-stimulus part (default: %(default)s; assumed)")
+    add("--max-seconds-per-trial", type=number, help="keep this much of each trial (default: all; assumed)")
+    add("--drop-unusable-ecg", action=argparse.BooleanOptionalAction, default=False,
+        help="drop recordings whose ECG shows no beats, else they are only reported (assumed)")
+    cohort = parser.add_argument_group("simulated cohort (all assumed)")
+    cohort.add_argument("--subjects", type=whole, default=8, help="rated people (default: %(default)s)")
+    cohort.add_argument("--unrated-subjects", type=int, default=4, help="people without ratings (default: %(default)s)")
+    cohort.add_argument("--videos", type=whole, default=16, help="videos a person (default: %(default)s)")
+    cohort.add_argument("--seconds", type=number, default=50.0, help="seconds a video (default: %(default)s)")
+    cohort.add_argument("--effect", type=from_zero, default=1.0, help="0: ratings change nothing (default: %(default)s)")
+    cohort.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    add("--fresh", action="store_true", help="replace what was prepared before")
+    add("--print-flags", action="store_true", help="print every flag as JSON and stop")
+    add("--json", action="store_true", help="print the closing summary as JSON")
+    return parser.parse_args(argv)
+
+
+def resolve(flags):
+    """Fill in what depends on the data set. Raises ValueError for flags that contradict each other."""
+    reader = READERS[flags.dataset]
+    flags.raw = flags.raw or Path("raw") / flags.dataset
+    flags.modalities = [m for m in paper.MODALITIES if m in (flags.modalities or reader.MODALITIES)]
+    for modality in flags.modalities:
+        if modality not in reader.MODALITIES:
+            raise ValueError(f"--modalities {modality}: {flags.dataset} holds {' and '.join(reader.MODALITIES)} alone")
+    if flags.ecg_side and not reader.ECG_SIDES:
+        raise ValueError(f"--ecg-side {flags.ecg_side}: {flags.dataset} has no choice of ECGs; leave the flag out")
+    if reader.ECG_SIDES and "ecg" in flags.modalities:
+        flags.ecg_side = flags.ecg_side or "left"
+    if flags.drop_unusable_ecg and "ecg" not in flags.modalities:
+        raise ValueError("--drop-unusable-ecg: the ECG is not among the --modalities; leave the flag out")
+    if not flags.low < flags.high < flags.rate / 2:
+        raise ValueError(
+            f"--low {flags.low:g} --high {flags.high:g} --rate {flags.rate}: expected low < high < rate / 2"
+        )
+    flags.points = round(flags.seconds_per_segment * flags.rate)
+    if not 1 <= flags.points == flags.seconds_per_segment * flags.rate:
+        raise ValueError(f"--seconds-per-segment {flags.seconds_per_segment:g}: no whole number of points")
+
+
+def run(flags):
+    reader = READERS[flags.dataset]
+    if flags.dataset == "simulated":
+        simulated.write_cohort(flags.raw, **{name: getattr(flags, name) for name in COHORT_FLAGS})
+    if not flags.raw.is_dir():
+        raise FileNotFoundError(f"{flags.raw}: no such folder; give the one with the recordings as --raw")
+    paths = reader.sources(flags.raw)
+    if not paths:
+        raise FileNotFoundError(f"{flags.raw}: no file of {flags.dataset} below it; expected {reader.EXPECTED}")
+    names = {"eeg": paper.EEG_CHANNELS, "ecg": paper.ECG_CHANNELS}
+    channels = {modality: list(names[modality]) for modality in flags.modalities}
+    folder = flags.out / flags.dataset
+    done = not flags.fresh and already_done(folder, flags, channels, paths)
+    if not done:
+        if folder.exists():
+            read_manifest(folder)  # --fresh replaces prepared data, never anything else
+        manifest = {
+            "dataset": flags.dataset,
+            "simulated": flags.dataset == "simulated",
+            "channels": channels,
+            "rate": flags.rate,
+            "points": flags.points,
+            "preprocessing": preprocessing_flags(flags, channels),
+            **{key: [] for key in ("sources", "duplicates", "dropped", "notes")},
+            "subjects": {},
+            "versions": {"python": platform.python_version(), "numpy": np.__version__, "scipy": scipy.__version__},
+        }
+        with new_folder(folder) as temporary:
+            recordings = read_all(reader, paths, flags.raw, channels, flags, manifest)
+            write_segments(recordings, channels, flags, temporary, manifest)
+            with open(temporary / "manifest.json", "w", encoding="utf-8") as file:
+                json.dump(manifest, file, indent=1)
+                sync(file)
+    manifest = read_manifest(folder)
+    report(folder, manifest, done, flags.json)
+
+
+def report(folder, manifest, done, as_json):
+    counts = manifest["counts"]
+    seconds = sum(piece["seconds"] for piece in manifest["dropped"])
+    if as_json:
+        print(json.dumps({"folder": str(folder), "done_before": done, **counts, "dropped_seconds": seconds}))
+        return
+    print(f"{folder}: prepared before, nothing to do" if done else f"{folder}: written")
+    print(
+        f"{counts['subjects']} subjects, {counts['trials']} trials, {counts['segments']} segments, "
+        f"{counts['hours']:.2f} h; {len(manifest['dropped'])} pieces of {seconds:.0f} s in all dropped, "
+        f"{len(manifest['notes'])} notes (manifest.json)"
+    )
+    for note in manifest["notes"]:
+        if note["note"].startswith("ECG"):
+            print(f"{note['subject']} {note['trial']}: {note['note']}")
+
+
+def main(argv=None) -> int:
+    flags = parse_flags(argv)
+    try:
+        resolve(flags)
+        if flags.print_flags:
+            print(json.dumps(vars(flags), default=str, indent=1))
+        else:
+            run(flags)
+    except (ValueError, OSError) as error:
+        print(f"prepare_data.py: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("prepare_data.py: interrupted; nothing was written", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
