@@ -24,6 +24,8 @@ HIGH_HZ = 50.0
 N_FOLDS = 10
 VALIDATION_PARTS = 9  # assumed: one ninth of what is left after the test fold
 
+MAY_BE_ZERO = ("dropout", "classifier_dropout", "fusion_dropout", "weight_decay", "warmup_epochs", "beta1", "beta2")
+
 # Below: flag -> (EEG, ECG, what it is, where it is said). A list means several values.
 NETWORK = {
     "cnn_kernels": ([65, 33, 17], [65, 33, 17], "kernel sizes of the 1D-CNN, points", "paper 4.3; ECG assumed"),
@@ -113,7 +115,7 @@ def add_flags(parser: argparse.ArgumentParser, table: dict) -> None:
             shown = f"EEG {shown}, ECG {' '.join(map(str, ecg)) if several else ecg}"
         group.add_argument(
             f"--{name.replace('_', '-')}",
-            type=positive(number, zero=name not in ("epochs", "batch_size", "layers", "heads", "mask_span", "lr_every")),
+            type=positive(number, zero=name in MAY_BE_ZERO),
             nargs="+" if several else None,
             metavar="N" if number is int else "X",
             help=f"{what} (default: {shown}; {source})",

@@ -1,0 +1,104 @@
+"""Fine-tune a pre-trained model, or train one from random weights, to recognise arousal or valence (paper 3.2.2, 4.3).
+
+    python finetune.py --modality eeg --target arousal --fold 3
+
+writes runs/paper/eeg/fold3/arousal.pt, arousal.jsonl with one line an epoch, and arousal.npy, the predictions on the
+test fold, made once after the last epoch. `--init random` is the paper's "no pre-training": arousal-random.pt, .npy.
+"""
+
+import argparse
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+import folds
+import paper
+import training
+from model import SingleModalityModel, parameter_count
+from segments import sha256_of_file
+
+
+def parse() -> tuple[argparse.Namespace, dict | None]:
+    """The flags, and the pre-trained checkpoint, whose network they take over."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--modality", choices=paper.MODALITIES, required=True, help="signals to use (paper 3)")
+    parser.add_argument("--target", choices=paper.TARGETS, required=True, help="what to recognise (paper 3.2.2)")
+    parser.add_argument(
+        "--init", choices=("pretrained", "random"), default="pretrained", help="first weights (paper 3.2.2, 5.1)"
+    )
+    folds.add_flags(parser)
+    training.add_flags(parser)
+    paper.add_flags(parser, paper.FINETUNE)
+    args = parser.parse_args()
+    folds.resolve_flags(args)
+    path, state = folder(args) / "pretrain.pt", None
+    if args.init == "pretrained" and not (args.print_flags and not path.exists()):
+        state = training.load_checkpoint(path, "run pretrain.py with the same flags first, or use --init random")
+        for name in paper.NETWORK_SHAPE:
+            wanted, found = getattr(args, name), state["flags"].get(name)
+            if wanted is not None and wanted != found:
+                raise ValueError(f"{path}: expected a network with {name} {wanted}, found {found}; leave the flag out")
+    paper.resolve_flags(args, paper.FINETUNE, args.modality, known=network_of(state))
+    training.finish_flags(args)
+    return args, state
+
+
+def network_of(state: dict | None) -> dict:
+    """The network flags that a checkpoint was trained with."""
+    return {name: state["flags"][name] for name in paper.NETWORK} if state else {}
+
+
+def folder(args: argparse.Namespace):
+    return args.run / args.modality / f"fold{args.fold}"
+
+
+def main() -> None:
+    args, pretrained = parse()
+    run = folds.open_run(args)
+    rows, labels = run.labelled(args.fold, args.target)
+    identity = {**run.identity, "fold": args.fold, "modality": args.modality}
+    path = folder(args) / "pretrain.pt"
+    if pretrained:
+        training.check_identity(path, pretrained["identity"], identity)
+        if pretrained["epoch"] < pretrained["flags"]["epochs"]:
+            raise ValueError(
+                f"{path}: pre-training stopped after {pretrained['epoch']} of {pretrained['flags']['epochs']} epochs; "
+                "call pretrain.py again to finish it"
+            )
+    identity |= {"target": args.target, "init": args.init, "init_sha256": sha256_of_file(path) if pretrained else None}
+    name = args.target + ("-random" if args.init == "random" else "")
+    path, predictions = folder(args) / f"{name}.pt", folder(args) / f"{name}.npy"
+    if training.is_done(path, predictions, identity, args):
+        return
+
+    places = [rows[part] for part in ("train", "validation", "test")]
+    signals = training.SignalRows([(run.data, np.concatenate(places))], args.modality)
+    train, validation, test = np.split(np.arange(len(signals)), np.cumsum([len(part) for part in places])[:-1])
+    truth = torch.from_numpy(labels[signals.row].astype(np.float32)).to(args.device)
+
+    training.seed_step(args.seed, 0)
+    model = SingleModalityModel(
+        signals.channels,
+        **{name: getattr(args, name) for name in paper.NETWORK},
+        classifier_hidden=args.classifier_hidden,
+        classifier_dropout=args.classifier_dropout,
+        points=signals.points,
+    )
+    if pretrained:
+        training.load_weights(model, folder(args) / "pretrain.pt", pretrained["model"], without="classifier.")
+    model.to(args.device)
+    print(f"{parameter_count(model):,} parameters, on {args.device} in {args.precision}")
+
+    def loss(places, generator):
+        logits = model.classify(signals.batch(places, args.device))
+        return F.binary_cross_entropy_with_logits(logits.float(), truth[places])
+
+    channels = {args.modality: run.data.manifest["channels"][args.modality]}
+    training.fit(model, loss, train, validation, training.step_decay(args), path, args, identity, channels)
+    logits = training.predict(model.classify, model, signals, test, args)
+    training.write_predictions(predictions, rows["test"], labels, logits)
+
+
+if __name__ == "__main__":
+    training.run_script(main)

@@ -1,0 +1,339 @@
+"""Who may be seen when: folds, labels, and the guard against leaks.
+
+A *unit* is what is never shared between training, validation and test: the segment itself (`segment`, the only
+reading under which the paper's figures are plausible), a fifth of a trial (`block`), the trial, the video or the
+subject. Units that hold a rated segment are dealt to the folds; the others take part in pre-training alone.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import paper
+from segments import Segments, open_segments
+
+SPLITS = ("segment", "block", "trial", "video", "subject")
+BLOCKS = 5
+NO_FOLD = -1  # the unit holds no rated segment
+DROPPED = -2  # between two blocks of a trial: in no part, so that neighbours never touch
+SETTINGS = {  # what a run is made of besides its data, and the defaults
+    "split": "segment",
+    "n_folds": paper.N_FOLDS,
+    "fold_seed": 0,
+    "validation_parts": paper.VALIDATION_PARTS,
+    "threshold": "global",
+    "seed": 0,
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: a data set, its folds and the settings that every script of the run shares."""
+
+    folder: Path
+    settings: dict  # SETTINGS and the hashes
+    data: Segments
+    folds: np.ndarray  # (n,) int8: the fold in which a segment is tested, NO_FOLD or DROPPED
+
+    @property
+    def identity(self) -> dict:
+        """What a checkpoint must agree with to belong to this run."""
+        return {key: self.settings[key] for key in ("folds_sha256", "data_sha256")}
+
+    def split(self, fold: int) -> dict[str, np.ndarray]:
+        """Rows (int64) of `train`, `validation`, `test` and `pretrain`, each in order.
+
+        `train`, `validation` and `test` hold units with a rated segment; `pretrain` is `train` and the units
+        without a rating. The validation units are one in `validation_parts` of those left after the test fold.
+        """
+        table = self.data.table
+        unit, stratum = units(table, self.settings["split"]), strata(table)
+        rest = np.flatnonzero((self.folds >= 0) & (self.folds != fold))
+        random = np.random.default_rng([self.settings["fold_seed"], fold])
+        parts = deal(unit[rest], stratum[rest], self.settings["validation_parts"], random)
+        train, free = rest[parts != 0], np.flatnonzero(self.folds == NO_FOLD)
+        rows = {
+            "train": train,
+            "validation": rest[parts == 0],
+            "test": np.flatnonzero(self.folds == fold),
+            "pretrain": np.sort(np.concatenate([train, free])),
+        }
+        for name in ("train", "validation", "test"):
+            if len(rows[name]) == 0:
+                raise ValueError(
+                    f"{self.folder}: no {name} segments in fold {fold}; use another --n-folds or --split, or more data"
+                )
+        return rows
+
+    def labelled(self, fold: int, target: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """The rated rows of `train`, `validation` and `test`, and the labels (n,) int8 of all rows.
+
+        Raises ValueError where a part has no rating or training knows one class only; says where another part does.
+        """
+        rows = self.split(fold)
+        labels = self.labels(target, rows["train"])
+        parts = {name: rows[name][labels[rows[name]] >= 0] for name in ("train", "validation", "test")}
+        for name, part in parts.items():
+            found = np.unique(labels[part])
+            if len(found) == 2:
+                continue
+            what = f"only {('low', 'high')[found[0]]} {target} labels" if len(found) else f"no {target} rating"
+            problem = f"{self.data.folder}/segments.npy: {what} in the {name} part of fold {fold}"
+            if name == "train" or len(found) == 0:
+                raise ValueError(f"{problem}; use another --split, --threshold or --fold-seed")
+            print(f"note: {problem}")
+        print(f"fold {fold}, {target}: " + ", ".join(f"{len(part)} {name}" for name, part in parts.items()) + " segments")
+        return parts, labels
+
+    def labels(self, target: str, train: np.ndarray) -> np.ndarray:
+        """(n,) int8 labels of `target`: 1 high, 0 low, -1 unrated. `train` (rows) serves the threshold `train`."""
+        return labels(self.data.table, target, self.settings["threshold"], train)
+
+
+def trials(table: np.ndarray) -> np.ndarray:
+    """(n,) number of the trial that each segment belongs to; a trial name is unique within its subject."""
+    return np.unique(table[["subject", "trial"]], return_inverse=True)[1].reshape(-1)
+
+
+def units(table: np.ndarray, split: str) -> np.ndarray:
+    """(n,) number of the unit that each segment belongs to; -1 for the segment dropped between two blocks."""
+    if split == "segment":
+        return np.arange(len(table))
+    if split in ("subject", "video"):
+        return np.unique(table[split], return_inverse=True)[1].reshape(-1)
+    trial = trials(table)
+    if split == "trial":
+        return trial
+    unit = np.full(len(table), -1)
+    for number in range(trial.max() + 1):
+        rows = np.flatnonzero(trial == number)
+        rows = rows[np.argsort(table["start"][rows])]
+        # Fifths; fewer in a short trial, where dropping the borders would leave fifths empty.
+        blocks = np.array_split(rows, min(BLOCKS, (len(rows) + 1) // 2))
+        for place, block in enumerate(blocks):
+            unit[block[:-1] if place < len(blocks) - 1 else block] = BLOCKS * number + place
+    return unit
+
+
+def strata(table: np.ndarray) -> np.ndarray:
+    """(n,) number of the combination of both labels (threshold `global`), by which folds are balanced."""
+    arousal, valence = (labels(table, target, "global") for target in paper.TARGETS)
+    return 3 * (arousal.astype(int) + 1) + valence + 1
+
+
+def deal(unit: np.ndarray, stratum: np.ndarray, parts: int, random: np.random.Generator) -> np.ndarray:
+    """(n,) part 0..parts-1 of each segment: whole units, in random order and the largest first, each to the part
+    that has the fewest segments of its stratum, then the fewest segments."""
+    _, first, index, sizes = np.unique(unit, return_index=True, return_inverse=True, return_counts=True)
+    pure = np.bincount(index, weights=stratum != stratum[first][index]) == 0
+    unit_stratum = np.where(pure, stratum[first], 9)  # 9: a unit of mixed labels
+    order = random.permutation(len(sizes))
+    order = order[np.argsort(-sizes[order], kind="stable")]
+    in_stratum, total = np.zeros((10, parts)), np.zeros(parts)
+    part_of_unit = np.zeros(len(sizes), dtype=int)
+    for number in order:
+        counts = in_stratum[unit_stratum[number]]
+        part = np.lexsort((total, counts))[0]
+        part_of_unit[number] = part
+        counts[part] += sizes[number]
+        total[part] += sizes[number]
+    return part_of_unit[index.reshape(-1)]
+
+
+def assign_folds(table: np.ndarray, split: str, n_folds: int, fold_seed: int) -> np.ndarray:
+    """(n,) int8: the fold in which each segment is tested, NO_FOLD or DROPPED.
+
+    Raises ValueError where fewer units hold a rating than there are folds.
+    """
+    if not 2 <= n_folds <= 127:
+        raise ValueError(f"--n-folds: expected 2 to 127, found {n_folds}")
+    unit = units(table, split)
+    is_rated = ~np.isnan(table["arousal"]) | ~np.isnan(table["valence"])
+    dealt = (unit >= 0) & np.isin(unit, unit[is_rated])
+    found = len(np.unique(unit[dealt]))
+    if found < n_folds:
+        raise ValueError(
+            f"--n-folds {n_folds}: --split {split} has only {found} units with a rating; use fewer folds"
+        )
+    folds = np.where(unit >= 0, NO_FOLD, DROPPED).astype(np.int8)
+    folds[dealt] = deal(unit[dealt], strata(table)[dealt], n_folds, np.random.default_rng(fold_seed))
+    return folds
+
+
+def labels(table: np.ndarray, target: str, threshold: str, train: np.ndarray | None = None) -> np.ndarray:
+    """(n,) int8: 1 where the rating of `target` is above the threshold, 0 where it is not, -1 where unrated.
+
+    threshold: `global`, the mean over all rated trials (assumed; "the average value", paper 4.1); `train`, the same
+    over the trials of the rows `train`; `subject`, the mean over the subject's own trials; or a number.
+    """
+    rating = table[target].astype(float)
+    _, first = np.unique(trials(table), return_index=True)
+    if threshold == "train":
+        train_trials = trials(table)[train]
+        first = train[np.unique(train_trials, return_index=True)[1]]
+    if threshold == "subject":
+        limit = np.full(len(table), np.nan)
+        for subject in np.unique(table["subject"]):
+            of_trials = rating[first][table["subject"][first] == subject]
+            if not np.isnan(of_trials).all():
+                limit[table["subject"] == subject] = np.nanmean(of_trials)
+    elif threshold in ("global", "train"):
+        of_trials = rating[first]
+        limit = of_trials[~np.isnan(of_trials)].mean() if not np.isnan(of_trials).all() else np.nan
+    else:
+        limit = float(threshold)
+    return np.where(np.isnan(rating), -1, rating > limit).astype(np.int8)
+
+
+def rated(labels_: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Those of `rows` that carry a label."""
+    return rows[labels_[rows] >= 0]
+
+
+def add_flags(parser) -> None:
+    """Flags shared by every script of a run; those left out are taken from run.json, else from SETTINGS."""
+    group = parser.add_argument_group("run (default: what run.json says; in a new run, as below)")
+    group.add_argument("--run", type=Path, default=Path("runs/paper"), help="folder of the run (default: %(default)s)")
+    group.add_argument("--data", type=Path, help="prepared data set with ratings (default: data/amigos)")
+    group.add_argument("--split", choices=SPLITS, help="unit kept apart by the folds (default: segment; assumed)")
+    group.add_argument("--n-folds", type=int, metavar="N", help="folds (default: 10; paper 5)")
+    whole = paper.positive(int, zero=True)
+    group.add_argument("--fold-seed", type=whole, metavar="N", help="seed of the folds (default: 0; assumed)")
+    group.add_argument(
+        "--validation-parts",
+        type=paper.positive(int),
+        metavar="N",
+        help="validation is one part in N of what is left after the test fold (default: 9; assumed)",
+    )
+    group.add_argument(
+        "--threshold",
+        type=threshold_flag,
+        help="high is above: global, train or subject mean rating, or a number (default: global; assumed)",
+    )
+    group.add_argument("--seed", type=whole, metavar="N", help="seed of the training (default: 0; assumed)")
+
+
+def threshold_flag(text: str) -> str:
+    """The argparse type of --threshold."""
+    if text not in ("global", "train", "subject"):
+        try:
+            text = repr(float(text))
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"expected global, train, subject or a number, found {text}")
+    return text
+
+
+def read_json(path: Path, keys: tuple[str, ...]) -> dict:
+    """The object in a JSON file, which must have `keys`; ValueError otherwise."""
+    try:
+        content = json.loads(path.read_text())
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: expected JSON, found {error}")
+    missing = [key for key in keys if not isinstance(content, dict) or key not in content]
+    if missing:
+        raise ValueError(f"{path}: expected the key {missing[0]}, found none; the run was not written by these scripts")
+    return content
+
+
+def resolve_flags(args) -> None:
+    """Fill the run's flags that the user left out, from run.json where there is one."""
+    path = args.run / "run.json"
+    known = read_json(path, (*SETTINGS, "data")) if path.exists() else {"data": "data/amigos", **SETTINGS}
+    for name, value in known.items():
+        if hasattr(args, name) and getattr(args, name) is None:
+            setattr(args, name, Path(value) if name == "data" else value)
+
+
+def open_run(args) -> Run:
+    """Open the run of `args` (resolved); the first script of a run writes run.json and folds.npy.
+
+    Raises ValueError where the flags, the data or folds.npy differ from what the run was started with.
+    """
+    data = open_segments(args.data)
+    if len(data.table) == 0:
+        raise ValueError(f"{args.data}: expected segments, found none")
+    folds = assign_folds(data.table, args.split, args.n_folds, args.fold_seed)
+    settings = {
+        "data": str(args.data),
+        "data_set": data.manifest["dataset"],
+        **{name: getattr(args, name) for name in SETTINGS},
+        "folds_sha256": hashlib.sha256(folds.tobytes()).hexdigest(),
+        "data_sha256": hashlib.sha256((data.segments_sha256 + data.preprocessing_sha256).encode()).hexdigest(),
+    }
+    path, folds_path = args.run / "run.json", args.run / "folds.npy"
+    if not path.exists():
+        args.run.mkdir(parents=True, exist_ok=True)
+        write_atomically(folds_path, lambda file: np.save(file, folds))
+        write_atomically(path, lambda file: file.write((json.dumps(settings, indent=1) + "\n").encode()))
+    known = read_json(path, tuple(settings))
+    for name in settings:
+        if name == "data" or known[name] == settings[name]:
+            continue
+        if name == "data_sha256":
+            clash = f"was started with other segments or pre-processing than {args.data} holds"
+        else:
+            clash = f"was started with --{name.replace('_', '-')} {known[name]}, found {settings[name]}"
+        raise ValueError(f"{path}: this run {clash}; use another --run")
+    try:
+        stored = np.load(folds_path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{folds_path}: expected the run's folds, found {error}")
+    if stored.dtype != folds.dtype or not np.array_equal(stored, folds):
+        raise ValueError(
+            f"{folds_path}: expected the folds of --split {args.split} --fold-seed {args.fold_seed}, found others; "
+            "the file was changed: use another --run"
+        )
+    return Run(args.run, settings, data, folds)
+
+
+def write_atomically(path: Path, write) -> None:
+    """Call `write(file)` on a temporary file, flush it to disk, and rename it to `path`."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, f"could not be written ({error.strerror}); nothing there was changed", str(path))
+
+
+def check_leaks(run: Run, rows: dict[str, np.ndarray], extra: list[Segments]) -> None:
+    """Stop with ValueError if pre-training would see a unit of the fold's test or validation part.
+
+    Looks at the units among the run's own rows, and at source files (by SHA-256) and trials (of a set of the same
+    name) among the extra sets.
+    """
+    table, manifest = run.data.table, run.data.manifest
+    held_out = np.concatenate([rows["validation"], rows["test"]])
+    unit = units(table, run.settings["split"])
+    shared = np.intersect1d(unit[rows["pretrain"]], unit[held_out])
+    if len(shared):
+        raise ValueError(f"{run.folder}: {len(shared)} units of validation or test are among the pre-training rows")
+    held_trials = {tuple(row) for row in table[["subject", "trial"]][held_out].tolist()}
+    held_files = {
+        source["sha256"]: source["file"]
+        for source in manifest["sources"]
+        if any(tuple(trial) in held_trials for trial in source["trials"])
+    }
+    for other in extra:
+        for source in other.manifest["sources"]:
+            if source["sha256"] in held_files:
+                raise ValueError(
+                    f"{other.folder}: its source {source['file']} is the file {held_files[source['sha256']]} of "
+                    f"{run.data.folder}, which holds validation or test segments; leave this set out of --extra"
+                )
+        if other.manifest["dataset"] == manifest["dataset"]:
+            both = held_trials & {tuple(row) for row in other.table[["subject", "trial"]].tolist()}
+            if both:
+                raise ValueError(
+                    f"{other.folder}: subject and trial {' '.join(sorted(both)[0])} of {manifest['dataset']} are held "
+                    "out for validation or test; leave this set out of --extra"
+                )

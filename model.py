@@ -1,0 +1,200 @@
+"""The whole network of the paper.
+
+Shapes: B batch, C input channels, L points (1280), N tokens (L + 1, CLS first), D hidden, H heads.
+
+    signals (B, C, L) -> Encoder -> (B, L, D) -> CLS, positions -> (B, N, D) -> TransformerLayer x 2 -> (B, N, D)
+    tokens 1..L -> predictor  -> (B, C, L)  masked value prediction (paper 3.2.1, figure 1 A)
+    token 0     -> classifier -> (B,)       arousal or valence      (paper 3.2.2, figure 1 B)
+    hidden layers of the EEG and the ECG classifier -> FusionModel -> (B,)  (paper 3.4, figure 2)
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import paper
+from kernels.attention import attention
+
+
+class Encoder(nn.Module):
+    """1D-CNN that keeps the length: (B, C, L) -> (B, L, D). Stride 1, ReLU (paper 4.3).
+
+    Assumed: zero padding, and a layer norm over the channels after the first convolution only.
+    """
+
+    def __init__(self, channels: int, kernels: list[int], widths: list[int]):
+        super().__init__()
+        sizes = zip([channels, *widths], widths, kernels)
+        self.convolutions = nn.ModuleList(nn.Conv1d(i, o, k, padding=k // 2) for i, o, k in sizes)
+        self.norm = nn.LayerNorm(widths[0])
+
+    def forward(self, signals: Tensor) -> Tensor:
+        first, *others = self.convolutions
+        x = self.norm(first(signals).transpose(1, 2)).relu().transpose(1, 2)  # (B, 64, L)
+        for convolution in others:
+            x = convolution(x).relu()  # (B, 128, L), (B, D, L)
+        return x.transpose(1, 2)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with the parameters of `torch.nn.MultiheadAttention`: (B, N, D) -> (B, N, D)."""
+
+    def __init__(self, hidden: int, heads: int, dropout: float):
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.in_proj_weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(3 * hidden, hidden)))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * hidden))
+        self.out_proj = nn.Linear(hidden, hidden)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, x: Tensor, seed: Tensor | None) -> Tensor:
+        packed = F.linear(x, self.in_proj_weight, self.in_proj_bias)  # (B, N, 3D)
+        q, k, v = packed.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, H, N, D / H) each
+        mixed = attention(q, k, v, dropout_p=self.dropout if self.training else 0.0, seed=seed)
+        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+
+
+class TransformerLayer(nn.Module):
+    """Post-norm Transformer layer, (B, N, D) -> (B, N, D); its state loads from and into
+    `torch.nn.TransformerEncoderLayer(..., batch_first=True)` one to one."""
+
+    def __init__(self, hidden: int, heads: int, ffn: int, dropout: float):
+        super().__init__()
+        self.self_attn = SelfAttention(hidden, heads, dropout)
+        self.linear1, self.linear2 = nn.Linear(hidden, ffn), nn.Linear(ffn, hidden)
+        self.norm1, self.norm2 = nn.LayerNorm(hidden), nn.LayerNorm(hidden)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, seed: Tensor | None = None) -> Tensor:
+        """seed (B,) int64 draws the dropout of the attention weights; needed only where dropout is on."""
+        x = self.norm1(x + self.dropout(self.self_attn(x, seed)))
+        widened = self.dropout(self.linear1(x).relu())  # (B, N, ffn)
+        return self.norm2(x + self.dropout(self.linear2(widened)))
+
+
+class FCN(nn.Module):
+    """Fully-connected network: hidden layers with ReLU, each followed by dropout, and a linear output."""
+
+    def __init__(self, inputs: int, hidden: list[int], outputs: int, dropout: float = 0.0):
+        super().__init__()
+        self.hidden = nn.ModuleList(nn.Linear(i, o) for i, o in zip([inputs, *hidden], hidden))
+        self.output = nn.Linear(hidden[-1], outputs)
+        self.dropout = nn.Dropout(dropout)
+
+    def features(self, x: Tensor) -> Tensor:
+        """(..., inputs) -> (..., hidden[-1]): the last hidden layer, after ReLU and dropout."""
+        for layer in self.hidden:
+            x = self.dropout(layer(x).relu())
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.output(self.features(x))
+
+
+class SingleModalityModel(nn.Module):
+    """The emotion recogniser for one modality (paper 3.2, 3.3), with a predictor, a classifier, or both.
+
+    channels: C (10 for EEG, 1 for ECG); points: L; cnn_channels: widths of the CNN, the last is D; mvp_hidden and
+    classifier_hidden: hidden layers of the two heads, None for no such head. Raises ValueError where the numbers do
+    not fit together.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        cnn_kernels: list[int],
+        cnn_channels: list[int],
+        layers: int,
+        heads: int,
+        ffn: int,
+        dropout: float,
+        mvp_hidden: list[int] | None = None,
+        classifier_hidden: list[int] | None = None,
+        classifier_dropout: float = 0.0,
+        points: int = paper.POINTS,
+    ):
+        super().__init__()
+        hidden = cnn_channels[-1]
+        if len(cnn_kernels) != len(cnn_channels) or any(kernel % 2 == 0 for kernel in cnn_kernels):
+            raise ValueError(
+                f"--cnn-kernels {cnn_kernels}: expected one odd size for each of --cnn-channels {cnn_channels}; "
+                "an even one would change the length"
+            )
+        if hidden % (2 * heads):
+            raise ValueError(f"--cnn-channels: expected a last number divisible by 2 x --heads {heads}, found {hidden}")
+        self.encoder = Encoder(channels, cnn_kernels, cnn_channels)
+        self.cls = nn.Parameter(torch.randn(hidden) * 0.02)  # assumed: learned
+        self.register_buffer("positions", sinusoidal_positions(points + 1, hidden), persistent=False)
+        self.layers = nn.ModuleList(TransformerLayer(hidden, heads, ffn, dropout) for _ in range(layers))
+        if mvp_hidden:
+            self.predictor = FCN(hidden, mvp_hidden, channels)
+        if classifier_hidden:
+            self.classifier = FCN(hidden, classifier_hidden, 1, classifier_dropout)
+
+    def encode(self, signals: Tensor, mask: Tensor | None = None, seed: Tensor | None = None) -> Tensor:
+        """(B, C, L) -> (B, N, D). mask (B, L) bool: these points of the input are set to 0, in every channel.
+
+        seed (layers, B) int64 draws the dropout of the attention weights; by default it comes from torch's generator.
+        """
+        if mask is not None:
+            signals = signals.masked_fill(mask[:, None], 0.0)
+        points = self.encoder(signals)
+        cls = self.cls.to(points.dtype).expand(len(points), 1, -1)
+        x = torch.cat([cls, points], dim=1)
+        x = x + self.positions.to(x.dtype)
+        if seed is None and self.training:
+            seed = torch.randint(2**62, (len(self.layers), len(x)), device=x.device)
+        for number, layer in enumerate(self.layers):
+            x = layer(x, None if seed is None else seed[number])
+        return x
+
+    def reconstruct(self, signals: Tensor, mask: Tensor, seed: Tensor | None = None) -> Tensor:
+        """(B, C, L) signals with the points of mask (B, L) hidden -> (B, C, L) predicted values (path A)."""
+        return self.predictor(self.encode(signals, mask, seed)[:, 1:]).transpose(1, 2)
+
+    def features(self, signals: Tensor, seed: Tensor | None = None) -> Tensor:
+        """(B, C, L) -> (B, F): the last hidden layer of the classifier, what late fusion takes (paper 3.4)."""
+        return self.classifier.features(self.encode(signals, seed=seed)[:, 0])
+
+    def classify(self, signals: Tensor, seed: Tensor | None = None) -> Tensor:
+        """(B, C, L) -> (B,) logits of high arousal or valence (path B)."""
+        return self.classifier.output(self.features(signals, seed)).squeeze(-1)
+
+
+class FusionModel(nn.Module):
+    """Late fusion (paper 3.4): the concatenated features of the frozen EEG and ECG models, (B, F) -> (B,) logits."""
+
+    def __init__(self, inputs: int, fusion_hidden: list[int], fusion_dropout: float):
+        super().__init__()
+        self.classifier = FCN(inputs, fusion_hidden, 1, fusion_dropout)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.classifier(features).squeeze(-1)
+
+
+def sinusoidal_positions(tokens: int, hidden: int) -> Tensor:
+    """(N, D) float32: sine in the even, cosine in the odd columns, wavelengths from 2 pi to 20000 pi (assumed)."""
+    rate = torch.exp(torch.arange(0, hidden, 2) * (-math.log(10000.0) / hidden))
+    angle = torch.arange(tokens)[:, None] * rate  # (N, D / 2)
+    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
+
+
+def sample_mask(batch: int, points: int, probability: float, span: int, generator: torch.Generator) -> Tensor:
+    """(B, L) bool on the CPU: each point starts a span of masked points with `probability`; spans may overlap and end
+    with the segment. One mask serves all channels (paper 3.3); probability and span are assumed."""
+    starts = torch.rand(batch, points, generator=generator) < probability
+    started = F.pad(starts.cumsum(1), (span, 0))
+    return started[:, span:] > started[:, :-span]  # a span started at one of the last `span` points
+
+
+def masked_mse(predicted: Tensor, signals: Tensor, mask: Tensor) -> Tensor:
+    """Mean squared error of (B, C, L) predictions over the masked points of mask (B, L) and all channels (assumed)."""
+    error = (predicted.to(signals.dtype) - signals).square().mean(dim=1)  # (B, L)
+    return error[mask].mean()
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Number of trained parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())

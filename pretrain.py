@@ -1,0 +1,81 @@
+"""Masked value prediction on the signals of one modality (paper 3.2.1, 3.3).
+
+    python pretrain.py --modality eeg --fold 3 --data data/amigos --extra data/bci2000 --run runs/paper
+
+writes runs/paper/eeg/fold3/pretrain.pt, and pretrain.jsonl with one line an epoch. The same command goes on where it
+stopped. It reads the whole of every --extra set, and of --data the fold's training units and those without a rating.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+import folds
+import paper
+import training
+from model import SingleModalityModel, masked_mse, parameter_count, sample_mask
+from segments import open_segments
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--modality", choices=paper.MODALITIES, required=True, help="signals to learn (paper 3)")
+    parser.add_argument(
+        "--extra", type=Path, nargs="*", default=[], metavar="DIR", help="further prepared data sets (paper 4.1.1)"
+    )
+    folds.add_flags(parser)
+    training.add_flags(parser)
+    paper.add_flags(parser, paper.PRETRAIN)
+    args = parser.parse_args()
+    folds.resolve_flags(args)
+    paper.resolve_flags(args, paper.PRETRAIN, args.modality)
+    training.finish_flags(args)
+    return args
+
+
+def main() -> None:
+    args = parse()
+    run = folds.open_run(args)
+    rows = run.split(args.fold)
+    extra = [open_segments(folder, args.modality) for folder in args.extra]
+    folds.check_leaks(run, rows, extra)
+
+    identity = {
+        **run.identity,
+        "fold": args.fold,
+        "modality": args.modality,
+        "extra_sha256": [[data.segments_sha256, data.preprocessing_sha256] for data in extra],
+    }
+    path = args.run / args.modality / f"fold{args.fold}" / "pretrain.pt"
+    if training.is_done(path, None, identity, args):
+        return
+
+    parts = [(run.data, rows["pretrain"]), *((data, np.arange(len(data.table))) for data in extra)]
+    for data, part in parts:
+        print(f"pre-training on {len(part)} of {len(data.table)} segments of {data.folder}")
+    signals = training.SignalRows([*parts, (run.data, rows["validation"])], args.modality)
+    train, validation = np.split(np.arange(len(signals)), [sum(len(part) for _, part in parts)])
+    print(f"validation on {len(validation)} segments of {run.data.folder}")
+
+    training.seed_step(args.seed, 0)
+    model = SingleModalityModel(
+        signals.channels,
+        **{name: getattr(args, name) for name in paper.NETWORK},
+        mvp_hidden=args.mvp_hidden,
+        points=signals.points,
+    ).to(args.device)
+    print(f"{parameter_count(model):,} parameters, on {args.device} in {args.precision}")
+
+    def loss(places, generator):
+        batch = signals.batch(places, args.device)
+        mask = sample_mask(len(places), signals.points, args.mask_probability, args.mask_span, generator)
+        mask = mask.to(args.device)
+        return masked_mse(model.reconstruct(batch, mask), batch, mask)
+
+    channels = {args.modality: run.data.manifest["channels"][args.modality]}
+    training.fit(model, loss, train, validation, training.warmup_then_linear(args), path, args, identity, channels)
+
+
+if __name__ == "__main__":
+    training.run_script(main)

@@ -1,0 +1,73 @@
+"""Small prepared data sets, written from the file contract and not by prepare_data.py."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parent.parent
+POINTS = 96
+DTYPE = [("subject", "U16"), ("trial", "U32"), ("video", "U16"), ("start", "f8"), ("arousal", "f4"), ("valence", "f4")]
+NETWORK = "--cnn-kernels 5 3 --cnn-channels 6 8 --layers 1 --heads 2 --ffn 12".split()
+
+
+def write_set(folder, name="mini", subjects=6, unrated=1, trials=4, segments=5, signal=True, seed=0) -> Path:
+    """Rated subjects S0.., then unrated ones; EEG of two channels, ECG of one; a class moves the mean of both."""
+    random = np.random.default_rng(seed)
+    rows, sources = [], []
+    for subject in range(subjects + unrated):
+        ratings = random.permutation(np.arange(trials) % 2) * 4 + 2, random.permutation(np.arange(trials) % 2) * 4 + 2
+        for trial in range(trials):
+            rating = [np.nan] * 2 if subject >= subjects else [ratings[0][trial], ratings[1][trial]]
+            rows += [(f"S{subject}", f"t{trial}", f"v{trial}", 10.0 * place, *rating) for place in range(segments)]
+        sources.append(
+            {
+                "file": f"S{subject}.mat",
+                "size": 1,
+                "sha256": hashlib.sha256(f"{name} {seed} {subject}".encode()).hexdigest(),
+                "subject": f"S{subject}",
+                "trials": [[f"S{subject}", f"t{trial}"] for trial in range(trials)],
+            }
+        )
+    table = np.array(rows, dtype=DTYPE)
+    folder.mkdir(parents=True)
+    for modality, channels in (("eeg", 2), ("ecg", 1)):
+        array = random.standard_normal((len(table), channels, POINTS))
+        if signal:
+            array += np.nan_to_num(table["arousal"] - 4)[:, None, None] / 4 + np.nan_to_num(table["valence"] - 4)[
+                :, None, None
+            ] / 4 * np.linspace(-1, 1, POINTS)
+        np.save(folder / f"{modality}.npy", array.astype(np.float32))
+    np.save(folder / "segments.npy", table)
+    manifest = {
+        "dataset": name,
+        "simulated": True,
+        "channels": {"eeg": ["F3", "F4"], "ecg": ["ECG"]},
+        "rate": 128,
+        "points": POINTS,
+        "preprocessing": {"low": 0.8, "high": 50.0, "normalise": "subject"},
+        "sources": sources,
+        "subjects": {},
+        "counts": {"subjects": subjects + unrated, "trials": len(table) // segments, "segments": len(table)},
+        "dropped": [],
+        "notes": [],
+        "versions": {},
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def edit_manifest(folder, change) -> None:
+    """Apply `change(manifest)` to a manifest on disk."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    change(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def script(name, *flags, cwd, **options) -> subprocess.CompletedProcess:
+    """Run one of our scripts as its user would."""
+    command = [sys.executable, str(ROOT / name), *map(str, flags)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, **options)

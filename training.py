@@ -1,0 +1,439 @@
+"""Device, precision, training loop, schedules, checkpoints, resume and log: what the three training scripts share.
+
+All randomness is a function of (seed, step): the order of an epoch, the masks and the dropout of a step are drawn
+afresh from those numbers. So a checkpoint needs no generator's state, and training that was killed at any moment and
+started again ends in the same weights as training left alone.
+"""
+
+import argparse
+import io
+import json
+import platform
+import signal
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import paper
+from folds import write_atomically
+from segments import Segments
+
+PREDICTION_DTYPE = np.dtype([("segment", "i8"), ("label", "i1"), ("probability", "f4")])
+CHECKPOINT_KEYS = ("model", "optimizer", "schedule", "epoch", "random", "flags", "identity", "channels", "versions")
+FREE_FLAGS = ("run", "data", "extra", "device", "threads", "checkpoint_minutes", "fresh", "print_flags")  # on resuming
+FINITE_EVERY = 20  # steps between two looks at the loss: each look makes the CPU wait for the GPU
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags shared by the training scripts."""
+    whole = paper.positive(int, zero=True)
+    group = parser.add_argument_group("fold, machine and checkpoints")
+    group.add_argument("--fold", type=whole, required=True, metavar="K", help="test fold, counted from 0 (paper 5)")
+    group.add_argument(
+        "--device", default="auto", help="cpu, cuda, cuda:1 ... (default: cuda if there is one; assumed)"
+    )
+    group.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16"),
+        default="auto",
+        help="arithmetic; weights stay fp32 (default: bf16 on CUDA, else fp32; assumed)",
+    )
+    group.add_argument(
+        "--threads",
+        type=paper.positive(int),
+        default=torch.get_num_threads(),
+        metavar="N",
+        help="CPU threads; results are bit-equal for the same number (default: %(default)s; assumed)",
+    )
+    group.add_argument(
+        "--checkpoint-minutes",
+        type=paper.positive(float, zero=True),
+        default=10.0,
+        metavar="X",
+        help="save this often within an epoch; 0: every step (default: %(default)s; assumed)",
+    )
+    group.add_argument("--fresh", action="store_true", help="start over, replacing what an earlier call wrote")
+    group.add_argument("--print-flags", action="store_true", help="print every resolved flag as JSON and stop")
+
+
+def finish_flags(args: argparse.Namespace) -> None:
+    """Resolve `auto`, print the flags where asked to, set the number of threads."""
+    if args.device == "auto":
+        args.device = "cuda" if torch.cuda.is_available() else "cpu"
+    if args.precision == "auto":
+        args.precision = "bf16" if args.device.startswith("cuda") else "fp32"
+    if args.print_flags:
+        print(json.dumps(plain_flags(args), indent=1))
+        raise SystemExit(0)
+    try:
+        torch.zeros(1, device=args.device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {args.device}: not usable here ({str(error).splitlines()[0]})")
+    if args.fold >= args.n_folds:
+        raise ValueError(f"--fold {args.fold}: expected 0 to {args.n_folds - 1}, as the run has {args.n_folds} folds")
+    torch.set_num_threads(args.threads)
+
+
+def plain_flags(args: argparse.Namespace) -> dict:
+    """The flags as JSON values."""
+    return json.loads(json.dumps(dict(sorted(vars(args).items())), default=str))
+
+
+def run_script(main) -> None:
+    """Call `main()`; what is wrong with the user's files or flags ends in one line on stderr and exit code 2."""
+    try:
+        main()
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        complain(f"{where}{error.strerror or error}")
+    except ValueError as error:
+        complain(str(error))
+    except KeyboardInterrupt:
+        raise SystemExit(128 + signal.SIGINT)
+
+
+def complain(line: str) -> None:
+    """Print one line on stderr and exit with code 2."""
+    print(f"{Path(sys.argv[0]).name}: {' '.join(line.split())}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+# ---- data -----------------------------------------------------------------------------------------------------------
+
+
+class SignalRows:
+    """Chosen rows of one or more data folders as one array of segments, read from disk batch by batch.
+
+    parts: (data, rows) pairs; modality: `eeg` or `ecg`. Raises ValueError where channels or lengths differ.
+    """
+
+    def __init__(self, parts: list[tuple[Segments, np.ndarray]], modality: str):
+        first = parts[0][0]
+        for data, _ in parts:
+            found, expected = data.manifest["channels"][modality], first.manifest["channels"][modality]
+            if found != expected:
+                raise ValueError(f"{data.folder}: expected the {modality} channels {expected}, found {found}")
+            if data.signals[modality].shape[1:] != first.signals[modality].shape[1:]:
+                raise ValueError(
+                    f"{data.folder}/{modality}.npy: expected segments of shape {first.signals[modality].shape[1:]}, "
+                    f"found {data.signals[modality].shape[1:]}"
+                )
+        self.files = [(data.folder / f"{modality}.npy", data.signals[modality]) for data, _ in parts]
+        self.part = np.concatenate([np.full(len(rows), number) for number, (_, rows) in enumerate(parts)])
+        self.row = np.concatenate([rows for _, rows in parts])
+        self.channels, self.points = self.files[0][1].shape[1:]
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def batch(self, places: np.ndarray, device: str) -> torch.Tensor:
+        """(B, C, L) float32 signals at `places` (0 .. len - 1) on `device`; ValueError where one is not finite."""
+        signals = np.empty((len(places), self.channels, self.points), np.float32)
+        for number, place in enumerate(places):
+            path, array = self.files[self.part[place]]
+            signals[number] = array[self.row[place]]
+        if not np.isfinite(signals).all():
+            place = places[np.flatnonzero(~np.isfinite(signals).all(axis=(1, 2)))[0]]
+            path = self.files[self.part[place]][0]
+            raise ValueError(f"{path}: row {self.row[place]} holds NaN or inf; prepare the data again with --fresh")
+        return torch.from_numpy(signals).to(device, non_blocking=True)
+
+
+def autocast(args: argparse.Namespace):
+    """The arithmetic of --precision as a context."""
+    return torch.autocast(torch.device(args.device).type, torch.bfloat16, enabled=args.precision == "bf16")
+
+
+# ---- schedules: (step, steps an epoch) -> learning rate -------------------------------------------------------------
+
+
+def warmup_then_linear(args: argparse.Namespace):
+    """Linear rise to `lr` over `warmup_epochs`, then linear decay to 0 after the last step (paper 4.3)."""
+
+    def learning_rate(step: int, steps: int) -> float:
+        warmup, total = args.warmup_epochs * steps, args.epochs * steps
+        return args.lr * ((step + 1) / warmup if step < warmup else (total - step) / (total - warmup))
+
+    return learning_rate
+
+
+def step_decay(args: argparse.Namespace):
+    """`lr` times `lr_factor` every `lr_every` epochs (paper 4.3, 4.4)."""
+
+    def learning_rate(step: int, steps: int) -> float:
+        return args.lr * args.lr_factor ** (step // steps // args.lr_every)
+
+    return learning_rate
+
+
+# ---- checkpoints ----------------------------------------------------------------------------------------------------
+
+
+def save_checkpoint(path: Path, state: dict) -> None:
+    """Write the checkpoint whole or not at all."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomically(path, lambda file: file.write(buffer.getbuffer()))
+
+
+def load_checkpoint(path: Path, needed_for: str) -> dict:
+    """Read a checkpoint of ours; FileNotFoundError or ValueError, naming the file, where that cannot be done."""
+    if not path.exists():
+        raise FileNotFoundError(2, f"no such checkpoint; {needed_for}", str(path))
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # torch.load raises whatever the damaged bytes happen to lead to
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path}: not a checkpoint that can be loaded ({reason[:120]}); write it again with --fresh")
+    missing = [key for key in CHECKPOINT_KEYS if not isinstance(state, dict) or key not in state]
+    if missing:
+        raise ValueError(
+            f"{path}: expected a checkpoint with the key {missing[0]}, found none; write it again with --fresh"
+        )
+    return state
+
+
+def check_identity(path: Path, found: dict, expected: dict) -> None:
+    """ValueError where a checkpoint was made for other data, folds, fold, target or base models."""
+    for key, value in expected.items():
+        if found.get(key) != value:
+            raise ValueError(
+                f"{path}: expected a checkpoint with {key.replace('_', ' ')} {value}, found {found.get(key)}; "
+                "it belongs to another run or fold: use --fresh or another --run"
+            )
+
+
+def load_weights(model: torch.nn.Module, path: Path, weights: dict, without: str = "") -> None:
+    """Load `weights` into `model`, leaving out those whose name starts with `without` on either side."""
+    own = model.state_dict()
+    names = {name for name in own if not (without and name.startswith(without))}
+    given = {name: value for name, value in weights.items() if name in names}
+    for name in sorted(names):
+        if name not in given or given[name].shape != own[name].shape:
+            found = tuple(given[name].shape) if name in given else "none"
+            raise ValueError(f"{path}: expected the weight {name} of shape {tuple(own[name].shape)}, found {found}")
+    model.load_state_dict(given, strict=False)
+
+
+def versions() -> dict:
+    return {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
+
+
+# ---- the loop -------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def stop_signals():
+    """Yields a list that receives SIGTERM or SIGINT; a second one ends the process at once."""
+    received = []
+
+    def note(number, _frame):
+        received.append(number)
+        for each in previous:
+            signal.signal(each, signal.SIG_DFL)
+
+    previous = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def is_done(path: Path, predictions: Path | None, identity: dict, args) -> bool:
+    """Whether an earlier call with the same flags finished this training and wrote its predictions."""
+    if args.fresh or not path.exists():
+        return False
+    state = load_checkpoint(path, "")
+    check_identity(path, state["identity"], identity)
+    check_flags(path, state["flags"], plain_flags(args))
+    if state["epoch"] < args.epochs or (predictions and not predictions.exists()):
+        return False
+    print(f"{path}: already done, nothing to do")
+    return True
+
+
+def fit(model, loss, train, validation, learning_rate, path: Path, args, identity: dict, channels: dict) -> None:
+    """Train `model` for args.epochs, or go on where an earlier call stopped.
+
+    loss(places, generator) -> mean loss of the samples at `places`, drawing at random from `generator` alone;
+    train, validation: places (int arrays); learning_rate(step, steps an epoch); path: the checkpoint, with a log of
+    one JSON line an epoch beside it (.jsonl); identity, channels: kept in the checkpoint, and compared on resuming.
+    Raises ValueError where a checkpoint is of another making, or the loss is not finite.
+    """
+    flags = plain_flags(args)
+    device, log = torch.device(args.device), path.with_suffix(".jsonl")
+    optimizer = torch.optim.Adam(
+        model.parameters(), lr=args.lr, betas=(args.beta1, args.beta2), weight_decay=args.weight_decay, fused=True
+    )
+    steps = -(-len(train) // args.batch_size)
+    validation_batches = np.array_split(validation, -(-len(validation) // args.batch_size))
+    epoch, step, total, seconds = 0, 0, 0.0, 0.0
+
+    if path.exists() and not args.fresh:
+        state = load_checkpoint(path, "")
+        check_identity(path, state["identity"], identity)
+        check_flags(path, state["flags"], flags)
+        load_weights(model, path, state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        epoch, step = state["epoch"], state["random"]["step"]
+        total, seconds = state["schedule"]["loss_sum"], state["schedule"]["seconds"]
+        if state["flags"]["threads"] != args.threads:
+            print(
+                f"{path}: was trained with --threads {state['flags']['threads']}; results may differ in the last bits"
+            )
+        print(f"{path}: resuming at epoch {epoch + 1}, step {step}", flush=True)
+        cut_log(log, epoch)
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for old in (path, log, path.with_suffix(".npy")):
+            old.unlink(missing_ok=True)
+    resumed = path.exists()
+
+    def save():
+        save_checkpoint(
+            path,
+            {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "schedule": {"lr": lr, "loss_sum": total, "seconds": seconds},
+                "epoch": epoch,
+                "random": {"seed": args.seed, "epoch": epoch, "step": step},
+                "flags": flags,
+                "identity": identity,
+                "channels": channels,
+                "versions": versions(),
+            },
+        )
+
+    def stop_if_asked():
+        if received:
+            save()
+            name = signal.Signals(received[0]).name
+            go_on = "the same command without --fresh" if args.fresh else "the same command"
+            print(
+                f"{path}: stopped by {name} at epoch {epoch + 1}, step {step}; {go_on} goes on from there", flush=True
+            )
+            raise SystemExit(128 + received[0])
+
+    bar = tqdm(total=args.epochs * steps, initial=epoch * steps + step, unit="step", disable=None, smoothing=0.05)
+    with stop_signals() as received, bar:
+        saved = time.monotonic()
+        lr = learning_rate(epoch * steps + step, steps)
+        while epoch < args.epochs:
+            order = np.random.default_rng([args.seed, epoch]).permutation(train)
+            model.train()
+            sum_, seen, started = torch.tensor(total, dtype=torch.float64, device=device), 0, time.monotonic()
+            while step < steps:
+                places = order[step * args.batch_size : (step + 1) * args.batch_size]
+                generator = seed_step(args.seed, epoch * steps + step)
+                lr = learning_rate(epoch * steps + step, steps)
+                for group in optimizer.param_groups:
+                    group["lr"] = lr
+                with autocast(args):
+                    batch_loss = loss(places, generator)
+                batch_loss.backward()
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                sum_ += batch_loss.detach() * len(places)
+                step, seen = step + 1, seen + len(places)
+                save_now = received or time.monotonic() - saved >= 60 * args.checkpoint_minutes
+                if step % FINITE_EVERY == 0 or step == steps or save_now:
+                    total = sum_.item()
+                    if not np.isfinite(total):
+                        raise ValueError(
+                            f"{path}: the loss is not finite at epoch {epoch + 1}, step {step} (within the last "
+                            f"{FINITE_EVERY} steps), learning rate {lr:.2e}; the last checkpoint is kept: lower --lr"
+                        )
+                    done = min(step * args.batch_size, len(train))
+                    rate = seen / (time.monotonic() - started)
+                    bar.set_postfix_str(
+                        f"epoch {epoch + 1}, loss {total / done:.4f}, {rate:.1f} samples/s", refresh=False
+                    )
+                bar.update()
+                if save_now:
+                    stop_if_asked()
+                    save()
+                    saved = time.monotonic()
+            elapsed = time.monotonic() - started
+            seconds += elapsed
+
+            model.eval()
+            validation_sum = torch.zeros((), dtype=torch.float64, device=device)
+            with torch.no_grad(), autocast(args):
+                for number, places in enumerate(validation_batches):
+                    validation_sum += loss(places, seed_step(args.seed, -1 - number)) * len(places)
+                    stop_if_asked()
+            line = {
+                "epoch": epoch + 1,
+                "train_loss": total / len(train),
+                "validation_loss": validation_sum.item() / len(validation),
+                "lr": lr,
+                "samples_per_s": round(seen / elapsed, 2) if seen else None,
+                "seconds": round(seconds, 3),
+                "resumed": resumed,
+            }
+            with open(log, "a") as file:
+                file.write(json.dumps(line) + "\n")
+            if bar.disable:
+                print(
+                    f"{path}: epoch {epoch + 1}/{args.epochs}, loss {line['train_loss']:.4f}, "
+                    f"validation {line['validation_loss']:.4f}, {line['samples_per_s']} samples/s",
+                    flush=True,
+                )
+            epoch, step, total, seconds, resumed = epoch + 1, 0, 0.0, 0.0, False
+            save()
+            saved = time.monotonic()
+            stop_if_asked()
+
+
+def seed_step(seed: int, step: int) -> torch.Generator:
+    """Seed torch for one step (dropout) and return a CPU generator for its masks; validation counts steps from -1 down,
+    so that its masks are the same in every epoch."""
+    number = int(np.random.SeedSequence([seed, step + 2**32]).generate_state(1, np.uint64)[0] >> 1)
+    torch.manual_seed(number)
+    return torch.Generator().manual_seed(number)
+
+
+def check_flags(path: Path, found: dict, expected: dict) -> None:
+    """ValueError where a checkpoint was trained with other flags that change its result."""
+    for name, value in expected.items():
+        if name not in FREE_FLAGS and found.get(name) != value:
+            raise ValueError(
+                f"{path}: this training was started with --{name.replace('_', '-')} {found.get(name)}, found {value}; "
+                "use the same flags, --fresh, or another --run"
+            )
+
+
+def cut_log(log: Path, epochs: int) -> None:
+    """Drop the lines of a log after `epochs`: they were written, but the checkpoint after them was not."""
+    lines = log.read_text().splitlines()[:epochs] if log.exists() else []
+    write_atomically(log, lambda file: file.write("".join(line + "\n" for line in lines).encode()))
+
+
+@torch.no_grad()
+def predict(forward, model, signals: SignalRows, places: np.ndarray, args) -> torch.Tensor:
+    """forward(batch (B, C, L)) at all `places`, without dropout, as one float32 tensor on the device."""
+    model.eval()
+    outputs = []
+    batches = np.array_split(places, -(-len(places) // args.batch_size))
+    for batch in tqdm(batches, desc="predicting", unit="batch", disable=None, leave=False):
+        with autocast(args):
+            outputs.append(forward(signals.batch(batch, args.device)).float())
+    return torch.cat(outputs)
+
+
+def write_predictions(path: Path, rows: np.ndarray, labels: np.ndarray, logits: torch.Tensor) -> None:
+    """Write the test predictions: structured (segment, label, probability), one a row of segments.npy."""
+    predictions = np.empty(len(rows), PREDICTION_DTYPE)
+    predictions["segment"], predictions["label"] = rows, labels[rows]
+    predictions["probability"] = torch.sigmoid(logits.double()).cpu().numpy()
+    write_atomically(path, lambda file: np.save(file, predictions))
+    print(f"{path}: {len(rows)} test predictions")
