@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from kernels import attention_triton
+from kernels import attention_launch
 
 _MASK32 = 0xFFFFFFFF
 
@@ -39,7 +39,7 @@ def attention(q, k, v, dropout_p=0.0, seed=None, rows=None):
         dtype = torch.get_autocast_dtype(q.device.type)
         q, k, v = (x if x.dtype == torch.float64 else x.to(dtype) for x in (q, k, v))
     _check(q, k, v, dropout_p, seed, rows)
-    if dropout_p == 0.0 and not attention_triton.runs_on(q):
+    if dropout_p == 0.0 and not attention_launch.runs_on(q):
         _ran("torch", q)
         return scaled_dot_product_attention(q, k, v)
     row_hash = column_hash = None
@@ -94,7 +94,7 @@ def _ran(path, q):
         return
     attention.last_path = path
     if path == "torch" and q.device.type == "cuda":
-        warnings.warn(f"attention: {attention_triton.why_not(q)}; the slower PyTorch path runs instead", stacklevel=3)
+        warnings.warn(f"attention: {attention_launch.why_not(q)}; the slower PyTorch path runs instead", stacklevel=3)
 
 
 # ---------------------------------------------------------------- dropout: hashes of rows and columns
@@ -184,6 +184,8 @@ def _empty_heads(x):
 
 @torch.library.custom_op("kernels::dropout_hashes", mutates_args=())
 def _hashes_op(seed: Tensor, heads: int, n_rows: int, n_columns: int, rows: Tensor | None) -> tuple[Tensor, Tensor]:
+    if attention_launch.runs_on(seed.new_empty(1, dtype=torch.float32)):
+        return attention_launch.hashes(seed, heads, n_rows, n_columns, rows)
     return _hashes(seed, heads, n_rows, n_columns, rows)
 
 
@@ -196,9 +198,11 @@ def _(seed, heads, n_rows, n_columns, rows):
 @torch.library.custom_op("kernels::attention", mutates_args=())
 def _attention_op(q: Tensor, k: Tensor, v: Tensor, row_hash: Tensor | None, column_hash: Tensor | None,
                   p: float) -> tuple[Tensor, Tensor]:
-    if attention_triton.runs_on(q):
+    if attention_launch.runs_on(q):
         attention.last_path = "triton"
-        return attention_triton.forward(q, k, v, row_hash, column_hash, p)
+        out, lse = _empty_heads(q), q.new_empty(q.shape[:3], dtype=torch.float32)
+        attention_launch.forward(q, k, v, out, lse, row_hash, column_hash, keep_probability(p), threshold(p))
+        return out, lse
     _ran("torch", q)
     return _forward_torch(q, k, v, row_hash, column_hash, p)
 
@@ -206,8 +210,12 @@ def _attention_op(q: Tensor, k: Tensor, v: Tensor, row_hash: Tensor | None, colu
 @torch.library.custom_op("kernels::attention_backward", mutates_args=())
 def _backward_op(d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, row_hash: Tensor | None,
                  column_hash: Tensor | None, p: float) -> tuple[Tensor, Tensor, Tensor]:
-    backward = attention_triton.backward if attention_triton.runs_on(q) else _backward_torch
-    return backward(d_out, q, k, v, out, lse, row_hash, column_hash, p)
+    if not attention_launch.runs_on(q):
+        return _backward_torch(d_out, q, k, v, out, lse, row_hash, column_hash, p)
+    gradients = _empty_heads(q), _empty_heads(k), _empty_heads(v)
+    attention_launch.backward(d_out, q, k, v, out, lse, row_hash, column_hash, keep_probability(p), threshold(p),
+                              *gradients)
+    return gradients
 
 
 @_attention_op.register_fake

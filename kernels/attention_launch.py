@@ -1,0 +1,199 @@
+"""Launches the kernels of attention_triton.py: which tensors they take, the tile table, scratch and strides."""
+import math
+import os
+
+import torch
+from torch.nn.functional import pad
+
+try:
+    import triton
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    from kernels import attention_triton as kernels
+except ImportError:  # Triton is made for Linux only
+    triton = None
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+SCRATCH_BYTES = 2**29  # at most, for the gradient of the logits; larger batches go through the backward pass in parts
+_BLOCK_DELTA = 64
+
+# One row a GPU generation, chosen from measurements (README.md); "small" is every GPU with less than 164 KB of shared
+# memory a block, "float32" any GPU with float32 input.
+TILES = {
+    "sm_90": {
+        "forward": dict(BM=128, BN=128, num_warps=8, num_stages=2),
+        "dk_dv": dict(BM=64, BN=128, num_warps=8, num_stages=2),
+        "dq": dict(BM=128, BN=64, num_warps=8, num_stages=4),
+    },
+    "small": {
+        "forward": dict(BM=64, BN=64, num_warps=4, num_stages=2),
+        "dk_dv": dict(BM=32, BN=64, num_warps=4, num_stages=2),
+        "dq": dict(BM=64, BN=64, num_warps=4, num_stages=2),
+    },
+    "float32": {
+        "forward": dict(BM=32, BN=32, num_warps=4, num_stages=1),
+        "dk_dv": dict(BM=32, BN=32, num_warps=4, num_stages=1),
+        "dq": dict(BM=32, BN=32, num_warps=4, num_stages=1),
+    },
+}
+
+
+def why_not(q):
+    """Why the kernels cannot take q, or None if they can."""
+    if triton is None:
+        return "Triton is not installed"
+    if q.device.type == "cuda":
+        capability = torch.cuda.get_device_capability(q.device)
+        if torch.version.hip is not None or capability < (8, 0):
+            return f"the Triton kernels need an NVIDIA GPU of compute capability 8.0 or later, not {capability}"
+    elif not (INTERPRETED and q.device.type == "cpu"):
+        return f"the Triton kernels run on CUDA, not {q.device.type}"
+    if q.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        return f"the Triton kernels take float32, float16 and bfloat16, not {q.dtype}"
+    if q.shape[-1] > 128:
+        return f"the Triton kernels take head sizes up to 128, not {q.shape[-1]}"
+    return None
+
+
+def runs_on(q):
+    return why_not(q) is None
+
+
+def hashes(seed, heads, n_rows, n_columns, rows):
+    """What attention._hashes returns, in one launch."""
+    row_hash = seed.new_empty(seed.shape[0], heads, n_rows, dtype=torch.int32)
+    column_hash = seed.new_empty(seed.shape[0], heads, n_columns, dtype=torch.int32)
+    grid = (triton.cdiv(max(n_rows, n_columns), 1024), seed.shape[0] * heads, 2)
+    with torch.cuda.device_of(seed):
+        kernels._hash_kernel[grid](seed.contiguous(), seed if rows is None else rows.contiguous(), row_hash,
+                                   column_hash, heads, n_rows, n_columns, HAS_ROWS=rows is not None, BLOCK=1024)
+    return row_hash, column_hash
+
+
+def forward(q, k, v, out, lse, row_hash, column_hash, keep, threshold, tiles=None):
+    """Fill out (B, H, Nq, D) and lse (B, H, Nq) float32, base 2."""
+    tile = (tiles or _tiles(q))["forward"]
+    (batch, heads, n_queries, d), n_keys = q.shape, k.shape[2]
+    c = math.log2(math.e) / math.sqrt(d)
+    q, k, v, padded_out = *map(_readable, (q, k, v)), _writable(out)
+    tma = _tma(q, k, v)
+    bm, bn = tile["BM"], tile["BN"]
+    with torch.cuda.device_of(q):
+        kernels._forward_kernel[(1 + triton.cdiv(n_queries - 1, bm), batch * heads)](
+            _tiled(q, bm, tma), _tiled(k, bn, tma), _tiled(v, bn, tma), q, k, v, padded_out, lse,
+            *_or(row_hash, column_hash, lse), *_strides(q, k, v, padded_out), heads, n_queries, n_keys,
+            c, 1.0 / keep, threshold, D=q.shape[-1], DROPOUT=row_hash is not None, EVEN_Q=(n_queries - 1) % bm == 0,
+            EVEN_K=(n_keys - 1) % bn == 0, TMA=tma, PRECISION=_precision(), **tile)
+    _trim(out, padded_out)
+
+
+def backward(d_out, q, k, v, out, lse, row_hash, column_hash, keep, threshold, dq, dk, dv, tiles=None):
+    """Fill dq, dk, dv; the scratch for the gradient of the logits is bounded by SCRATCH_BYTES (or one sample's)."""
+    tiles = tiles or _tiles(q)
+    (batch, heads, n_queries, d), n_keys = q.shape, k.shape[2]
+    scale = 1.0 / math.sqrt(d)
+    c = scale * math.log2(math.e)
+    inputs = d_out, q, k, v, out
+    d_out, q, k, v, out = map(_readable, inputs)
+    outputs = dq, dk, dv
+    dq, dk, dv = map(_writable, outputs)
+    d = q.shape[-1]
+    tma = _tma(d_out, q, k, v)
+    dropout = row_hash is not None
+    row_hash, column_hash = _or(row_hash, column_hash, lse)
+    bm, bn = tiles["dk_dv"]["BM"], tiles["dk_dv"]["BN"]
+    dq_bm, dq_bn = tiles["dq"]["BM"], tiles["dq"]["BN"]
+    parts = triton.cdiv(n_queries, _BLOCK_DELTA)
+    floats = dict(dtype=torch.float32, device=q.device)
+    delta, ds_column_0 = torch.empty(batch, heads, n_queries, **floats), torch.empty(batch, heads, n_queries, **floats)
+    ds_row_0 = torch.empty(batch, heads, n_keys, **floats)
+    dk_0, dv_0 = torch.empty(batch * heads, parts, d, **floats), torch.empty(batch * heads, parts, d, **floats)
+    ds_keys, ds_queries = _up(n_keys - 1, max(bn, dq_bn)), _up(n_queries - 1, max(bm, dq_bm))
+    count = max(1, SCRATCH_BYTES // max(1, heads * ds_keys * ds_queries * q.element_size()))
+    samples = math.ceil(batch / math.ceil(batch / count))
+    uneven = ds_keys != n_keys - 1 or ds_queries != n_queries - 1
+    ds = (torch.zeros if uneven else torch.empty)(samples * heads, ds_keys, ds_queries, dtype=q.dtype, device=q.device)
+    even_q, even_k = (n_queries - 1) % bm == 0, (n_keys - 1) % bn == 0
+    with torch.cuda.device_of(q):
+        kernels._delta_kernel[(parts, batch * heads)](
+            q, k, v, out, d_out, lse, delta, ds_column_0, dk_0, dv_0, row_hash, column_hash,
+            *_strides(q), *k.stride()[:2], *v.stride()[:2], *_strides(out, d_out), heads, n_queries, n_keys, c, keep,
+            threshold, BM=_BLOCK_DELTA, D=d, DROPOUT=dropout, num_warps=4)
+        for first in range(0, batch, samples):
+            n = min(samples, batch - first) * heads
+            if n_keys > 1:
+                kernels._dk_dv_kernel[(triton.cdiv(n_keys - 1, bn), n)](
+                    _tiled(q, bm, tma), _tiled(k, bn, tma), _tiled(v, bn, tma), _tiled(d_out, bm, tma), q, d_out, lse, delta,
+                    ds, ds_row_0, dk, dv, row_hash, column_hash, *_strides(q, k, v, d_out, dk, dv), heads, n_queries,
+                    n_keys, first * heads, ds.stride(0), ds.stride(1), c, scale, 1.0 / keep, threshold, D=d,
+                    DROPOUT=dropout, EVEN_Q=even_q, EVEN_K=even_k, TMA=tma, PRECISION=_precision(), STORE=True,
+                    **tiles["dk_dv"])
+            kernels._dq_kernel[(1 + triton.cdiv(n_queries - 1, dq_bm), n)](
+                _tiled(k, dq_bn, tma), k, ds, ds_row_0, ds_column_0, dk_0, dv_0, dq, dk, dv, *_strides(k, dq),
+                *dk.stride()[:2], *dv.stride()[:2], heads, n_queries, n_keys, parts, first * heads, ds.stride(0),
+                ds.stride(1), scale, 1.0 / keep, D=d, EVEN_Q=(n_queries - 1) % dq_bm == 0,
+                EVEN_K=(n_keys - 1) % dq_bn == 0, TMA=tma, PRECISION=_precision(), **tiles["dq"])
+    for whole, padded in zip(outputs, (dq, dk, dv)):
+        _trim(whole, padded)
+
+
+def _tiles(q):
+    if q.dtype == torch.float32:
+        return TILES["float32"]
+    if q.device.type == "cpu":
+        return TILES["sm_90"]
+    shared = torch.cuda.get_device_properties(q.device).shared_memory_per_block_optin
+    return TILES["sm_90" if shared >= 227 * 1024 else "small"]
+
+
+def _precision():
+    """How float32 products are made: exactly in the interpreter, as three TF32 products on a GPU."""
+    return "ieee" if INTERPRETED else "tf32x3"
+
+
+def _readable(x):
+    """x with unit stride along D, D padded to a power of two from 16; bfloat16 as float32 in the interpreter."""
+    if INTERPRETED and x.dtype == torch.bfloat16:
+        x = x.float()
+    d = x.shape[-1]
+    wanted = max(16, triton.next_power_of_2(d))
+    if wanted != d:
+        return pad(x, (0, wanted - d))
+    return x if x.stride(-1) == 1 and 0 not in x.stride() else x.contiguous()
+
+
+def _writable(x):
+    """x itself, or the wider tensor that the kernels fill in its place."""
+    wanted = max(16, triton.next_power_of_2(x.shape[-1]))
+    if wanted == x.shape[-1] and not (INTERPRETED and x.dtype == torch.bfloat16):
+        return x
+    dtype = torch.float32 if INTERPRETED and x.dtype == torch.bfloat16 else x.dtype
+    return x.new_empty(*x.shape[:-1], wanted, dtype=dtype)
+
+
+def _trim(x, padded):
+    if padded is not x:
+        x.copy_(padded[..., :x.shape[-1]])
+
+
+def _tma(*tensors):
+    """Whether Hopper's copy engine can read the tensors: 16-byte aligned rows."""
+    if not INTERPRETED and torch.cuda.get_device_capability(tensors[0].device)[0] < 9:
+        return False
+    return all(x.data_ptr() % 16 == 0 and all(s * x.element_size() % 16 == 0 for s in x.stride()[:3]) for x in tensors)
+
+
+def _tiled(x, rows, tma):
+    return TensorDescriptor(x, x.shape, x.stride(), [1, 1, rows, x.shape[-1]]) if tma else x
+
+
+def _strides(*tensors):
+    return [stride for x in tensors for stride in x.stride()[:3]]
+
+
+def _or(row_hash, column_hash, stand_in):
+    return (stand_in, stand_in) if row_hash is None else (row_hash, column_hash)
+
+
+def _up(n, multiple):
+    return max(1, math.ceil(n / multiple)) * multiple
