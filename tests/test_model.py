@@ -1,0 +1,182 @@
+"""The network against PyTorch's own modules, in float64."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import paper
+from model import Encoder, FusionModel, SingleModalityModel, TransformerLayer, masked_mse, parameter_count, sample_mask
+
+
+def paper_model(modality="eeg", **heads):
+    channels, column = (10, 0) if modality == "eeg" else (1, 1)
+    return SingleModalityModel(channels, **{name: row[column] for name, row in paper.NETWORK.items()}, **heads)
+
+
+def close(found, expected):
+    return (found - expected).abs().max() <= 1e-10 * max(1.0, expected.abs().max().item())
+
+
+@pytest.mark.parametrize("hidden, heads, ffn", [(256, 2, 1024), (24, 3, 40), (8, 1, 8)])
+def test_layer_equals_torch_encoder_layer_in_output_and_every_gradient(hidden, heads, ffn):
+    torch.manual_seed(0)
+    theirs = nn.TransformerEncoderLayer(hidden, heads, ffn, dropout=0.0, batch_first=True, dtype=torch.float64)
+    for parameter in theirs.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    ours = TransformerLayer(hidden, heads, ffn, dropout=0.0).double()
+    ours.load_state_dict(theirs.state_dict())
+    theirs.load_state_dict(ours.state_dict())
+
+    x = torch.randn(3, 65, hidden, dtype=torch.float64)
+    a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
+    weight = torch.randn_like(x)
+    out, expected = ours(a), theirs(b)
+    (out * weight).sum().backward()
+    (expected * weight).sum().backward()
+    assert close(out, expected) and close(a.grad, b.grad)
+    gradients = dict(theirs.named_parameters())
+    assert len(gradients) == 12
+    for name, parameter in ours.named_parameters():
+        assert close(parameter.grad, gradients[name].grad), name
+
+
+def test_dropout_of_a_layer_stands_where_torch_has_it():
+    """With everything but one place switched off by zero weights, the variance that dropout adds is that of PyTorch."""
+    torch.manual_seed(0)
+    theirs = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.5, batch_first=True)
+    ours = TransformerLayer(16, 2, 32, dropout=0.5)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(1, 33, 16).expand(4000, -1, -1)
+    found = ours(x, torch.arange(4000)).detach()
+    expected = theirs(x).detach()
+    assert (found.mean(0) - expected.mean(0)).abs().max() < 0.12
+    assert abs(found.var(0).mean() / expected.var(0).mean() - 1) < 0.02
+
+
+def test_encoder_keeps_the_length_and_sees_113_points():
+    torch.manual_seed(0)
+    encoder = Encoder(10, [65, 33, 17], [64, 128, 256]).double()
+    signals = torch.randn(1, 10, 1280, dtype=torch.float64, requires_grad=True)
+    out = encoder(signals)
+    assert out.shape == (1, 1280, 256)
+    out[0, 640].sum().backward()
+    touched = torch.nonzero(signals.grad[0].abs().sum(0)).flatten()
+    assert touched.min() == 640 - 56 and touched.max() == 640 + 56
+    assert len(touched) == 113
+
+
+def test_encoder_equals_its_written_out_form():
+    torch.manual_seed(0)
+    encoder = Encoder(2, [5, 3], [4, 6]).double()
+    nn.init.normal_(encoder.norm.weight)
+    x = torch.randn(2, 2, 20, dtype=torch.float64)
+    first, second = encoder.convolutions
+    y = F.conv1d(F.pad(x, (2, 2)), first.weight, first.bias)
+    mean, var = y.mean(1, keepdim=True), y.var(1, keepdim=True, unbiased=False)
+    y = (y - mean) / (var + 1e-5).sqrt() * encoder.norm.weight[:, None] + encoder.norm.bias[:, None]
+    y = F.conv1d(F.pad(y.clamp(min=0), (1, 1)), second.weight, second.bias).clamp(min=0)
+    assert close(encoder(x), y.transpose(1, 2))
+
+
+def test_parameter_counts_of_the_paper():
+    # Convolutions 869,440; norm 128; CLS 256; two Transformer layers of 789,760; head 256-128-C.
+    body = 869_440 + 128 + 256 + 2 * 789_760
+    assert parameter_count(paper_model(mvp_hidden=[128])) == body + 257 * 128 + 129 * 10 == 2_483_530
+    assert parameter_count(paper_model(classifier_hidden=[64])) == body + 257 * 64 + 65
+    assert parameter_count(paper_model("ecg", mvp_hidden=[128])) == body - 9 * 64 * 65 + 257 * 128 + 129
+    assert parameter_count(FusionModel(64 + 512, [64, 32], 0.1)) == 577 * 64 + 65 * 32 + 33
+
+
+def test_cls_comes_first_and_positions_are_sinusoidal():
+    model = SingleModalityModel(1, [3], [8], 1, 1, 8, 0.0, classifier_hidden=[4], points=50)
+    place, column = 17, 4
+    assert model.positions.shape == (51, 8)
+    assert model.positions[place, column].item() == pytest.approx(np.sin(place / 10000 ** (4 / 8)), abs=1e-5)
+    assert model.positions[place, column + 1].item() == pytest.approx(np.cos(place / 10000 ** (4 / 8)), abs=1e-5)
+    received = []
+    model.layers[0].register_forward_pre_hook(lambda _, inputs: received.append(inputs[0]))
+    model.eval().encode(torch.randn(2, 1, 50))
+    assert torch.equal(received[0][:, 0], (model.cls + model.positions[0]).expand(2, 8))
+
+
+def test_heads_read_the_tokens_the_paper_names():
+    torch.manual_seed(0)
+    model = SingleModalityModel(3, [3], [8], 1, 2, 8, 0.0, [5], [6, 4], 0.5, points=40).eval()
+    signals, mask = torch.randn(2, 3, 40), torch.zeros(2, 40, dtype=torch.bool)
+    tokens = model.encode(signals)
+    assert tokens.shape == (2, 41, 8)
+    hidden = F.linear(tokens[:, 1:], model.predictor.hidden[0].weight, model.predictor.hidden[0].bias).clamp(min=0)
+    expected = F.linear(hidden, model.predictor.output.weight, model.predictor.output.bias).transpose(1, 2)
+    torch.testing.assert_close(model.reconstruct(signals, mask), expected)
+    x = tokens[:, 0]
+    for layer in model.classifier.hidden:
+        x = F.linear(x, layer.weight, layer.bias).clamp(min=0)
+    torch.testing.assert_close(model.features(signals), x)
+    assert model.features(signals).shape == (2, 4)
+    torch.testing.assert_close(
+        model.classify(signals), (x @ model.classifier.output.weight.T)[:, 0] + model.classifier.output.bias
+    )
+
+
+def test_classifier_dropout_is_on_in_training_only_and_follows_each_hidden_layer():
+    torch.manual_seed(0)
+    model = SingleModalityModel(1, [3], [8], 1, 1, 8, 0.0, None, [50, 50], 0.6, points=20)
+    zero_share = (model.train().features(torch.randn(400, 1, 20)) == 0).float().mean().item()
+    off_share = (model.eval().features(torch.randn(400, 1, 20)) == 0).float().mean().item()
+    assert zero_share == pytest.approx(0.6 + 0.4 * off_share, abs=0.08)
+
+
+def test_mask_covers_48_percent_in_spans_of_20():
+    mask = sample_mask(4000, 1280, 0.0325, 20, torch.Generator().manual_seed(0)).numpy()
+    assert mask.shape == (4000, 1280) and mask.dtype == bool
+    assert abs(mask.mean() - 0.48) < 0.01
+    assert abs(mask[:, 100:].mean() - (1 - (1 - 0.0325) ** 20)) < 0.003
+    assert mask[:, 0].mean() == pytest.approx(0.0325, abs=0.01)
+    assert mask.sum(1).std() > 30  # the count varies by segment
+    for row in mask[:200]:
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], row.astype(int), [0]])))
+        starts, ends = edges[::2], edges[1::2]
+        assert all(end - start >= 20 or end == 1280 for start, end in zip(starts, ends))
+    few = sample_mask(4000, 1280, 0.0005, 20, torch.Generator().manual_seed(1)).numpy()
+    lengths = [np.diff(np.flatnonzero(np.diff(np.concatenate([[0], row.astype(int), [0]])))[:2]) for row in few]
+    assert np.median([length[0] for length in lengths if len(length)]) == 20
+
+
+def test_the_masked_input_is_zero_in_every_channel_and_only_there():
+    model = SingleModalityModel(3, [3], [8], 1, 1, 8, 0.0, [5], points=64).eval()
+    received = []
+    model.encoder.register_forward_pre_hook(lambda _, inputs: received.append(inputs[0]))
+    signals = torch.randn(2, 3, 64)
+    mask = sample_mask(2, 64, 0.05, 10, torch.Generator().manual_seed(0))
+    model.reconstruct(signals, mask)
+    assert mask.any() and not mask.all()
+    for channel in range(3):
+        assert torch.equal(received[0][:, channel] == 0, mask)
+        assert torch.equal(received[0][:, channel][~mask], signals[:, channel][~mask])
+
+
+def test_loss_is_the_mean_squared_error_of_masked_points_alone():
+    torch.manual_seed(0)
+    predicted = torch.randn(2, 3, 64, requires_grad=True)
+    signals = torch.randn(2, 3, 64)
+    mask = sample_mask(2, 64, 0.05, 10, torch.Generator().manual_seed(0))
+    loss = masked_mse(predicted, signals, mask)
+    loss.backward()
+    every = mask[:, None].expand(2, 3, 64)
+    assert loss.item() == pytest.approx(F.mse_loss(predicted[every], signals[every]).item(), rel=1e-6)
+    assert (predicted.grad[~every] == 0).all() and (predicted.grad[every] != 0).all()
+
+    other = torch.where(every, signals, 100 * torch.randn_like(signals))
+    again = predicted.detach().clone().requires_grad_()
+    loss_again = masked_mse(again, other, mask)
+    loss_again.backward()
+    assert torch.equal(loss_again, loss) and torch.equal(again.grad, predicted.grad)
+
+
+@pytest.mark.parametrize("change", [{"cnn_kernels": [4]}, {"cnn_kernels": [3, 3]}, {"heads": 3}])
+def test_numbers_that_do_not_fit_are_refused(change):
+    network = {"cnn_kernels": [3], "cnn_channels": [8], "layers": 1, "heads": 1, "ffn": 8, "dropout": 0.0} | change
+    with pytest.raises(ValueError, match="--cnn"):
+        SingleModalityModel(1, **network)
