@@ -20,12 +20,15 @@ def _load_rows(x, stride_b, stride_h, stride_n, b, h, row, n, BLOCK: tl.constexp
                TMA: tl.constexpr):
     """Rows row .. row + BLOCK - 1 of x[b, h], (BLOCK, D); rows from n on read as zero."""
     if TMA:
-        return x.load([b, h, row, 0]).reshape(BLOCK, D)
-    rows = row + tl.arange(0, BLOCK)
-    pointers = x + b.to(tl.int64) * stride_b + h * stride_h + rows[:, None] * stride_n + tl.arange(0, D)[None, :]
-    if EVEN:
-        return tl.load(pointers)
-    return tl.load(pointers, mask=rows[:, None] < n, other=0.0)
+        tile = x.load([b, h, row, 0]).reshape(BLOCK, D)
+    else:
+        rows = row + tl.arange(0, BLOCK)
+        pointers = x + b.to(tl.int64) * stride_b + h * stride_h + rows[:, None] * stride_n + tl.arange(0, D)[None, :]
+        if EVEN:
+            tile = tl.load(pointers)
+        else:
+            tile = tl.load(pointers, mask=rows[:, None] < n, other=0.0)
+    return tile
 
 
 @triton.jit
@@ -49,8 +52,10 @@ def _load_vector(x, start, n, BLOCK: tl.constexpr, EVEN: tl.constexpr):
     """x[start .. start + BLOCK - 1]; zeros from n on."""
     index = start + tl.arange(0, BLOCK)
     if EVEN:
-        return tl.load(x + index)
-    return tl.load(x + index, mask=index < n, other=0)
+        vector = tl.load(x + index)
+    else:
+        vector = tl.load(x + index, mask=index < n, other=0)
+    return vector
 
 
 # ---------------------------------------------------------------- forward
@@ -195,9 +200,9 @@ def _dk_dv_kernel(q, k, v, d_out, qp, d_outp, lse, delta, ds, ds_row_0, dk, dv, 
     p_0_kept = p_0
     if DROPOUT:
         column_hashes = _load_vector(column_hash + bh * n_keys, column, n_keys, BN, EVEN_K)
-        kept = column_hashes * tl.load(row_hash) >= threshold
-        dp_0 = tl.where(kept, dp_0, 0.0)
-        p_0_kept = tl.where(kept, p_0, 0.0)
+        kept_0 = column_hashes * tl.load(row_hash) >= threshold
+        dp_0 = tl.where(kept_0, dp_0, 0.0)
+        p_0_kept = tl.where(kept_0, p_0, 0.0)
     ds_0 = p_0 * (dp_0 - tl.load(delta))
     tl.store(ds_row_0 + bh * n_keys + columns, ds_0, mask=columns < n_keys)
     dk_acc = ds_0[:, None] * q_0[None, :]
@@ -238,11 +243,11 @@ def _dq_kernel(k, kp, ds, ds_row_0, ds_column_0, dk_0, dv_0, dq, dk, dv,
     ds_column_0 += bh * n_queries
     if tl.program_id(0) == 0:
         lanes = tl.arange(0, D)
-        acc = tl.zeros([64, D], tl.float32)
+        acc_0 = tl.zeros([64, D], tl.float32)
         for column in tl.range(1, n_keys, 64):
-            weights = _load_vector(ds_row_0 + bh * n_keys, column, n_keys, 64, False)
-            acc += weights[:, None] * _load_rows(kp, k_b, k_h, k_n, b, h, column, n_keys, 64, D, False, False)
-        dq_0 = tl.sum(acc, 0) + tl.load(ds_column_0) * _row_0(kp, k_b, k_h, b, h, D)
+            weights_0 = _load_vector(ds_row_0 + bh * n_keys, column, n_keys, 64, False)
+            acc_0 += weights_0[:, None] * _load_rows(kp, k_b, k_h, k_n, b, h, column, n_keys, 64, D, False, False)
+        dq_0 = tl.sum(acc_0, 0) + tl.load(ds_column_0) * _row_0(kp, k_b, k_h, b, h, D)
         dk_sum = tl.zeros([D], tl.float32)
         dv_sum = tl.zeros([D], tl.float32)
         for part in tl.range(0, parts):
