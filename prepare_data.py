@@ -28,6 +28,7 @@ from segments import SEGMENT_DTYPE, SegmentWriter, read_manifest, sha256_of_file
 READERS = {"amigos": amigos, "bci2000": bci2000, "eegmat": eegmat, "simulated": amigos}
 COHORT_FLAGS = ("subjects", "unrated_subjects", "videos", "seconds", "effect", "seed")
 BLOCK = 64  # segments normalised at a time
+FASTEST_RATE = 20_000  # Hz; above that the field that says so is damaged
 
 
 class Moments:
@@ -69,10 +70,10 @@ def cut(recording, flags):
     dropped.append((0.0, begin, "before the stimulus (--drop-baseline)"))
     for modality, signal in recording.signals.items():
         rate = recording.rate[modality]
-        if rate <= 2 * flags.high:
+        if not 2 * flags.high < rate <= FASTEST_RATE:
             raise ValueError(
-                f"{recording.source}: trial {recording.trial} has {modality} at {rate:g} Hz; --high {flags.high:g} "
-                "needs more than twice that; lower --high or take the file out"
+                f"{recording.source}: expected {modality} at more than twice --high {flags.high:g} Hz and at most "
+                f"{FASTEST_RATE} Hz, found {rate:g} Hz in trial {recording.trial}; lower --high or take the file out"
             )
         signals[modality] = signal[:, round(begin * rate) : round(end * rate)]
         ratio[modality] = preprocessing.resampling_ratio(rate, flags.rate)
@@ -103,7 +104,8 @@ def cut(recording, flags):
                 moments[modality].add(run)
                 run = run[:, : max(0, grid.shape[1] - start)]
                 grid[:, start : start + run.shape[1]] = run
-        if modality == "ecg" and not all(preprocessing.has_beats(row[~np.isnan(row)], flags.rate) for row in grid):
+        filled = grid[0, ~np.isnan(grid[0])]
+        if modality == "ecg" and len(filled) and not preprocessing.has_beats(filled, flags.rate):
             notes.append("ECG without plausible beats")
             if flags.drop_unusable_ecg:
                 for reason in reasons:
@@ -125,16 +127,6 @@ def cut(recording, flags):
     return {m: s[kept] for m, s in segments.items()}, starts, moments, [d for d in dropped if d[1] > 1e-6], notes
 
 
-def scale(moments, subject, trial=""):
-    """Mean and SD as (C, 1). Raises ValueError where they cannot serve to normalise."""
-    if not (np.isfinite(moments.sd()).all() and (moments.sd() > 0).all()):
-        raise ValueError(
-            f"subject {subject} {trial}: expected a finite variance above 0 in each channel, found SDs of "
-            f"{moments.sd()}; the values of this recording are damaged, take it out"
-        )
-    return moments.mean[:, None], moments.sd()[:, None]
-
-
 def read_all(reader, paths, raw, channels, flags, manifest):
     """All recordings of all files; lists each file in manifest["sources"], or skips it as a copy of another."""
     seen = {}
@@ -150,6 +142,11 @@ def read_all(reader, paths, raw, channels, flags, manifest):
         seen[entry["sha256"]] = entry["file"]
         entry["trials"] = []
         for recording in reader.read(path, channels, flags.ecg_side):
+            if recording.simulated and manifest["sources"] and not manifest["simulated"]:
+                raise ValueError(f"{path}: simulated, while the files before it are recordings; keep the two apart")
+            manifest["simulated"] |= recording.simulated
+            if manifest["simulated"] and not recording.simulated:
+                raise ValueError(f"{path}: a recording, while the files before it are simulated; keep the two apart")
             entry["trials"].append([recording.subject, recording.trial])
             yield recording
         subjects = {subject for subject, _ in entry["trials"]}
@@ -176,9 +173,8 @@ def write_segments(recordings, channels, flags, folder, manifest):
             manifest["notes"] += [{**about, "note": note} for note in notes]
             for modality, block in segments.items():
                 total[modality].merge(moments[modality])
-                if len(block) and flags.normalise == "recording":
-                    mean, sd = scale(moments[modality], subject, recording.trial)
-                    block = (block - mean) / sd
+                if flags.normalise == "recording":
+                    block = (block - moments[modality].mean[:, None]) / moments[modality].sd()[:, None]
                 elif flags.normalise == "segment":
                     block = (block - block.mean(axis=2, keepdims=True)) / block.std(axis=2, keepdims=True)
                 spools[modality].write(np.ascontiguousarray(block))
@@ -196,8 +192,12 @@ def write_segments(recordings, channels, flags, folder, manifest):
                 while block := spool.read(size):
                     block = np.frombuffer(block).reshape(shape)
                     if flags.normalise == "subject":
-                        mean, sd = scale(total[modality], subject)
-                        block = (block - mean) / sd
+                        block = (block - total[modality].mean[:, None]) / total[modality].sd()[:, None]
+                    if not preprocessing.finite(block).all():
+                        raise ValueError(
+                            f"{flags.raw}: subject {subject} has {modality} values too large or too small for float32 "
+                            f"(SD {total[modality].sd()}); take the damaged files out"
+                        )
                     writers[modality].write(block)
             os.remove(spool.name)
     if not rows:
@@ -262,9 +262,8 @@ def already_done(folder, flags, channels, paths) -> bool:
     wanted, found = preprocessing_flags(flags, channels), manifest["preprocessing"]
     for key in [*wanted, *(key for key in found if key not in wanted)]:
         if wanted.get(key) != found.get(key):
-            raise ValueError(
-                f"{folder}: prepared with --{key.replace('_', '-')} {found.get(key)}, not {wanted.get(key)}; {advice}"
-            )
+            name = f"--{key.replace('_', '-')}" if key in flags else key
+            raise ValueError(f"{folder}: prepared with {name} {found.get(key)}, not {wanted.get(key)}; {advice}")
     known = {entry["file"]: entry for entry in manifest["sources"] + manifest.get("duplicates", [])}
     present = {path.relative_to(flags.raw).as_posix(): path for path in paths}
     for name in sorted(known.keys() | present.keys()):
@@ -408,7 +407,8 @@ def report(folder, manifest, done, as_json):
     if as_json:
         print(json.dumps({"folder": str(folder), "done_before": done, **counts, "dropped_seconds": seconds}))
         return
-    print(f"{folder}: prepared before, nothing to do" if done else f"{folder}: written")
+    print(f"{folder}: {'prepared before, nothing to do' if done else 'written'}", end="")
+    print("; the recordings are simulated and prove nothing about emotion" if manifest["simulated"] else "")
     print(
         f"{counts['subjects']} subjects, {counts['trials']} trials, {counts['segments']} segments, "
         f"{counts['hours']:.2f} h; {len(manifest['dropped'])} pieces of {seconds:.0f} s in all dropped, "

@@ -1,8 +1,10 @@
 """One reader a data set. Each has
 
 - `MODALITIES`: which of "eeg" and "ecg" its files hold; `ECG_SIDES`: the arms it has an ECG of, () for a single one;
+- `EXPECTED`: what its files are called;
 - `sources(raw)`: the files below the folder `raw`, sorted so that the recordings of a subject are contiguous;
-- `read(path, channels, ecg_side)`: the recordings of one file, one at a time.
+- `read(path, channels, ecg_side)`: the recordings of one file, one at a time; `channels` maps each modality wanted to
+  the names of its channels. Raises ValueError, naming the file, where that is damaged or not what it should be.
 """
 
 from dataclasses import dataclass
@@ -30,6 +32,7 @@ class Recording:
     arousal: float  # rating as recorded, NaN where there is none
     valence: float
     source: Path
+    simulated: bool = False  # whether the file says of itself that nobody was recorded
 
 
 def normalise_name(name: str) -> str:

@@ -27,18 +27,16 @@ def sources(raw) -> list[Path]:
     return sorted((path for path in Path(raw).rglob("*") if FILE.fullmatch(path.name)), key=lambda path: path.name)
 
 
-def is_simulated(path) -> bool:
-    """Whether a file says of itself that it is no recording."""
-    return "simulated" in _load(path, ("simulated",))
-
-
 def read(path, channels, ecg_side="left"):
-    """The videos of one subject, in the file's order; a trial is named by the video, for each is seen once.
-
-    Raises ValueError for a file that is damaged or laid out differently.
-    """
+    """The videos of one subject, in the file's order; a trial is named by its video, for each is seen once."""
     path = Path(path)
-    cells = _load(path, VARIABLES)
+    try:
+        cells = loadmat(path, variable_names=(*VARIABLES, "simulated"))
+    except OSError:
+        raise
+    except Exception as error:  # scipy raises whatever the damaged bytes lead it to
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise ValueError(f"{path}: expected a MAT 5 file, found a damaged one ({reason}); download it again") from error
     for name in VARIABLES:
         cell = cells.get(name)
         if cell is None or cell.dtype != object or cell.shape != (1, 20):
@@ -69,19 +67,8 @@ def read(path, channels, ecg_side="left"):
             arousal=arousal,
             valence=valence,
             source=path,
+            simulated="simulated" in cells,
         )
-
-
-def _load(path, names):
-    try:
-        return loadmat(path, variable_names=names)
-    except OSError:
-        raise
-    except Exception as error:  # scipy raises whatever the damaged bytes lead it to
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(
-            f"{path}: expected a MAT 5 file, found a damaged one ({type(error).__name__}: {reason}); download it again"
-        ) from error
 
 
 def _video(cell, where):
