@@ -1,0 +1,237 @@
+"""A simulated cohort in the file layout of AMIGOS, so that everything here runs without licensed recordings.
+
+It demonstrates the software and proves nothing about emotion: the link between ratings and signals is written into
+EFFECTS below, so a score on this cohort says only whether the software finds what was put there.
+
+Arousal raises heart rate, dampens the slow and irregular parts of its variability, and shifts EEG power from alpha to
+beta. Valence shifts frontal alpha power from the left to the right hemisphere and deepens the modulation of beat
+intervals and beat heights by breathing. Each modality follows the rating through its own disturbance, which waxes and
+wanes within a trial, so two modalities tell more than one. Subjects differ in rhythms, anatomy and responsiveness, so
+an unseen subject is harder. Every number here is assumed.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+from scipy.io import savemat
+
+RATE = 128  # Hz
+SHORT_VIDEOS = ("4", "5", "9", "10", "13", "18", "19", "20", "23", "30", "31", "34", "36", "58", "80", "138")
+LONG_VIDEOS = ("N1", "P1", "B1", "U1")
+
+# What one unit of felt arousal or valence (two points of the rating scale) changes; `effect` multiplies all of them.
+EFFECTS = {
+    "heart_rate": 5.0,  # beats/min, arousal
+    "heart_rate_variability": -0.40,  # log amplitude of the 0.1 Hz and irregular parts, arousal
+    "respiratory_modulation": 0.40,  # log depth in beat intervals and beat heights, valence
+    "alpha_power": -0.25,  # log amplitude, arousal
+    "beta_power": 0.20,  # log amplitude, arousal
+    "frontal_asymmetry": 0.30,  # log alpha amplitude, right half of it up and left half down, valence
+    "skin_responses": 0.40,  # log rate, arousal
+}
+DISTURBANCE = 1.1  # SD of what each modality follows besides the rating, in units of felt emotion
+DISTURBANCE_SECONDS = 8.0  # between its independent values
+
+# One value a channel: AF3 F7 F3 FC5 T7 P7 O1 O2 P8 T8 FC6 F4 F8 AF4.
+ALPHA = np.array([4, 4, 4, 4, 4, 7, 9, 9, 7, 4, 4, 4, 4, 4.0])  # uV
+BETA = np.full(14, 3.0)  # uV
+BLINK = np.array([70, 50, 35, 20, 5, 0, 0, 0, 0, 5, 20, 35, 50, 70.0])  # uV at the peak
+HEMISPHERE = np.array([-0.5, -1, -1, -0.5, 0, 0, 0, 0, 0, 0, 0.5, 1, 1, 0.5])  # share of the frontal asymmetry
+BACKGROUND, COMMON, LINE = 8.0, 3.0, 1.0  # uV, SD of a channel's own 1/f part and of what all channels share
+
+# P, Q, R, S, T: delay from R (s, where a beat lasts 1 s), width (s), height in the right- and left-arm lead (mV).
+WAVES = (
+    (-0.17, 0.022, 0.10, 0.14),
+    (-0.028, 0.009, -0.08, -0.12),
+    (0.0, 0.011, 0.70, 1.10),
+    (0.028, 0.010, -0.30, -0.25),
+    (0.28, 0.045, 0.20, 0.30),
+)
+
+
+def draw_person(rng):
+    """What distinguishes one subject from another: a dict of scalars, and `channel_gain` (14,)."""
+    return {
+        "heart_rate": rng.normal(70, 4),  # beats/min
+        "heart_height": rng.lognormal(0, 0.2),
+        "breathing": rng.uniform(0.2, 0.32),  # Hz
+        "alpha_frequency": rng.normal(10, 0.6),  # Hz
+        "alpha_gain": rng.lognormal(0, 0.15),
+        "slope": rng.uniform(0.9, 1.3),  # of the 1/f background
+        "asymmetry": rng.normal(0, 0.1),
+        "blinks": rng.uniform(6, 16),  # a minute
+        "skin": rng.uniform(1.5e5, 3e5),  # ohm
+        "channel_gain": rng.lognormal(0, 0.1, 14),
+        "response": dict(zip(EFFECTS, rng.lognormal(0, 0.2, len(EFFECTS)))),
+    }
+
+
+def draw_ratings(rng, videos):
+    """Arousal and valence (videos, 2), 1.3 to 8.7, half above the middle and the two independent of each other.
+
+    Every subject gets the same number of highs, for otherwise a model could profit from recognising the subject.
+    """
+    order = rng.permutation(videos)
+    high = np.stack([order % 2, order // 2 % 2], axis=1)
+    return np.round(5 + (2 * high - 1) * rng.uniform(1.0, 3.7, (videos, 2)), 1)
+
+
+def follow(rng, rating, samples):
+    """What one modality follows (samples,): the rating in units of felt emotion, and its own slow disturbance."""
+    steps = np.arange(0, samples / RATE + DISTURBANCE_SECONDS, DISTURBANCE_SECONDS)
+    disturbance = np.interp(np.arange(samples) / RATE, steps, rng.normal(0, DISTURBANCE, len(steps)))
+    return (rating - 5) / 2 + disturbance
+
+
+def shaped_noise(rng, amplitude, shape):
+    """Gaussian noise of unit SD, `shape` (..., samples), whose amplitude spectrum is `amplitude(frequency in Hz)`."""
+    frequencies = np.fft.rfftfreq(shape[-1], 1 / RATE)
+    spectrum = np.fft.rfft(rng.standard_normal(shape)) * amplitude(frequencies) * (frequencies > 0)
+    noise = np.fft.irfft(spectrum, shape[-1])
+    return noise / noise.std(axis=-1, keepdims=True)
+
+
+def simulate_eeg(rng, person, arousal, valence, effect=1.0):
+    """EEG (samples, 14) in uV of a person who follows `arousal` and `valence` (samples,), units of felt emotion."""
+    samples = len(arousal)
+    size = {name: effect * EFFECTS[name] * person["response"][name] for name in EFFECTS}
+
+    def rhythm(centre, width):
+        band = lambda f: np.exp(-0.5 * ((f - centre) / width) ** 2)  # noqa: E731
+        return 0.6 * shaped_noise(rng, band, (1, samples)) + 0.8 * shaped_noise(rng, band, (14, samples))
+
+    def one_over_f(f):
+        return np.maximum(f, 0.5) ** (-person["slope"] / 2)
+
+    asymmetry = HEMISPHERE[:, None] * (person["asymmetry"] + size["frontal_asymmetry"] * valence)
+    alpha = ALPHA[:, None] * person["alpha_gain"] * np.exp(size["alpha_power"] * arousal + asymmetry)
+    beta = BETA[:, None] * np.exp(size["beta_power"] * arousal)
+    time = np.arange(samples) / RATE
+    blinks = np.zeros(samples)
+    for blink in rng.uniform(0, samples / RATE, rng.poisson(person["blinks"] * samples / RATE / 60)):
+        blinks += rng.uniform(0.7, 1.3) * np.exp(-0.5 * ((time - blink) / 0.08) ** 2)
+    eeg = alpha * rhythm(person["alpha_frequency"], 0.8) + beta * rhythm(20, 4)
+    eeg += BACKGROUND * shaped_noise(rng, one_over_f, (14, samples)) + BLINK[:, None] * blinks
+    eeg *= person["channel_gain"][:, None]
+    eeg += COMMON * shaped_noise(rng, one_over_f, (1, samples))
+    eeg += LINE * np.sin(2 * np.pi * (50 * time + rng.uniform()))
+    return eeg.T
+
+
+def simulate_ecg(rng, person, arousal, valence, effect=1.0):
+    """Right- and left-arm ECG (samples, 2) in mV, and the R peaks in s; `arousal` and `valence` as in simulate_eeg."""
+    samples, margin = len(arousal), 2 * RATE
+    size = {name: effect * EFFECTS[name] * person["response"][name] for name in EFFECTS}
+    time = np.arange(-margin, samples + margin) / RATE
+    arousal, valence = (np.pad(value, margin, mode="edge") for value in (arousal, valence))
+
+    depth = np.exp(size["respiratory_modulation"] * valence)
+    variability = np.exp(size["heart_rate_variability"] * arousal)
+    wander = shaped_noise(rng, lambda f: np.exp(-0.5 * (f / 0.05) ** 2), time.shape)
+    breathing = np.sin(2 * np.pi * (np.cumsum(person["breathing"] * (1 + 0.1 * wander)) / RATE + rng.uniform()))
+    slow = np.sin(2 * np.pi * (0.1 * time + rng.uniform()))
+    irregular = shaped_noise(rng, lambda f: f < 0.5, time.shape)
+    rate = (person["heart_rate"] + size["heart_rate"] * arousal) / 60  # beats/s
+    rate *= 1 + 0.03 * depth * breathing + variability * (0.025 * slow + 0.015 * irregular)
+    phase = np.cumsum(rate) / RATE + rng.uniform()
+    beats = np.interp(np.arange(1, int(phase[-1])), phase, time)
+    interval = np.diff(beats, prepend=2 * beats[0] - beats[1])
+    height = 1 - 0.15 * np.interp(beats, time, depth * (1 + breathing))  # a filled lung conducts less
+
+    window = np.arange(-RATE // 2, RATE)
+    index = np.round(beats * RATE).astype(int)[:, None] + window + margin
+    since = index / RATE - margin / RATE - beats[:, None]
+    shape = np.zeros((*index.shape, 2))
+    for delay, width, *leads in WAVES:
+        wave = np.exp(-0.5 * ((since - delay * np.sqrt(interval)[:, None]) / width) ** 2) * height[:, None]
+        shape += wave[..., None] * leads
+    inside = (index >= 0) & (index < len(time))
+    ecg = np.zeros((len(time), 2))
+    np.add.at(ecg, index[inside], shape[inside])
+    ecg *= person["heart_height"]
+    ecg += (0.1 * breathing + 0.1 * shaped_noise(rng, lambda f: (f < 0.5) / np.maximum(f, 0.05), time.shape))[:, None]
+    ecg += 0.02 * rng.standard_normal(ecg.shape)
+    return ecg[margin:-margin], beats[(beats >= 0) & (beats < samples / RATE)]
+
+
+def simulate_gsr(rng, person, arousal, effect=1.0):
+    """Skin resistance (samples,) in ohm: a drifting level with dips at random moments, more of them when aroused."""
+    samples = len(arousal)
+    rate = 4 / 60 * np.exp(effect * EFFECTS["skin_responses"] * person["response"]["skin_responses"] * arousal)
+    onsets = rng.random(samples) < rate / RATE
+    after = np.arange(0, 20, 1 / RATE)
+    dip = np.exp(-after / 4) - np.exp(-after / 0.7)
+    dips = np.convolve(onsets * rng.lognormal(0, 0.4, samples), dip)[:samples]
+    drift = shaped_noise(rng, lambda f: np.exp(-0.5 * (f / 0.05) ** 2), (samples,))
+    return person["skin"] * (1 + 0.01 * drift - 0.04 * dips) + rng.normal(0, 20, samples)
+
+
+def write_person(path, rng, rated, videos, seconds, effect, said):
+    """Write one Data_Preprocessed_Pxx.mat; `said` goes into its variable `simulated`."""
+    person = draw_person(rng)
+    ratings = draw_ratings(rng, videos)
+    names = [*rng.permutation(SHORT_VIDEOS), *rng.permutation(LONG_VIDEOS)]
+    cells = {name: np.empty((1, 20), object) for name in
+             ("joined_data", "labels_selfassessment", "labels_ext_annotation", "VideoIDs")}
+    for video in range(20):
+        cells["VideoIDs"][0, video] = str(names[video])
+        cells["labels_ext_annotation"][0, video] = np.empty((0, 0))
+        cells["joined_data"][0, video] = np.empty((0, 0))
+        cells["labels_selfassessment"][0, video] = np.empty((1, 0))
+        if video >= videos:
+            continue
+        samples = round(seconds * RATE)
+        (ecg_arousal, ecg_valence), (eeg_arousal, eeg_valence), (gsr_arousal, _) = (
+            [follow(rng, rating, samples) for rating in ratings[video]] for _ in range(3))
+        eeg = simulate_eeg(rng, person, eeg_arousal, eeg_valence, effect)
+        ecg, _ = simulate_ecg(rng, person, ecg_arousal, ecg_valence, effect)
+        gsr = simulate_gsr(rng, person, gsr_arousal, effect)
+        cells["joined_data"][0, video] = np.column_stack([eeg, ecg, gsr])
+        if rated:
+            others = np.round(rng.uniform(1, 9, 3), 1)
+            emotions = rng.integers(0, 2, 7)
+            cells["labels_selfassessment"][0, video] = np.concatenate([ratings[video], others, emotions])[None]
+    savemat(path, {**cells, "simulated": said})
+    with open(path, "r+b") as file:  # the first 116 bytes are free text, where SciPy puts the date
+        file.write(b"MATLAB 5.0 MAT-file, simulated cohort in the layout of AMIGOS".ljust(116))
+
+
+def write_cohort(folder, subjects=8, unrated_subjects=4, videos=16, seconds=50, effect=1.0, seed=0):
+    """Write `folder`/Data_Preprocessed_P01.mat and so on, all or nothing; the same arguments give the same bytes.
+
+    `subjects` rated people come first, then `unrated_subjects` whose ratings are missing as AMIGOS marks it: (1, 0).
+    Each sees `videos` films of `seconds` each, up to sixteen short and then up to four long ones, in an order of their
+    own; the rest of the 20 cells is empty. `effect` multiplies EFFECTS: at 0 the signals know nothing of the ratings.
+    A variable `simulated` in each file, and simulated.json beside them, hold the arguments and EFFECTS. A folder with
+    this very cohort is left as it is. Returns whether it wrote. Raises FileExistsError if the folder holds anything
+    else, ValueError for an argument out of range.
+    """
+    limits = {"subjects": (subjects, 1, 99), "unrated_subjects": (unrated_subjects, 0, 99), "videos": (videos, 1, 20),
+              "seconds": (seconds, 10, 3600), "effect": (effect, 0, 10), "seed": (seed, 0, 2**63)}
+    for name, (value, least, most) in limits.items():
+        if not least <= value <= most:
+            raise ValueError(f"simulated cohort: {name} must be from {least} to {most}, found {value}")
+    folder = Path(folder)
+    said = json.dumps({"subjects": subjects, "unrated_subjects": unrated_subjects, "videos": videos,
+                       "seconds": seconds, "effect": effect, "seed": seed, "effects": EFFECTS})
+    note = folder / "simulated.json"
+    if folder.exists() and any(folder.iterdir()):
+        if note.exists() and note.read_text() == said:
+            return False
+        raise FileExistsError(f"{folder}: expected to be absent, empty or the very cohort asked for ({said}), found "
+                              "other files; remove it or name another folder")
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        for subject in range(subjects + unrated_subjects):
+            write_person(partial / f"Data_Preprocessed_P{subject + 1:02d}.mat", np.random.default_rng([seed, subject]),
+                         subject < subjects, videos, seconds, effect, said)
+        (partial / note.name).write_text(said)
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return True

@@ -1,0 +1,246 @@
+"""The simulated cohort: its files, its physiology and its labels, each measured by something that did not make them."""
+
+import hashlib
+import json
+import resource
+
+import numpy as np
+import pytest
+from scipy.io import loadmat
+from scipy.signal import butter, find_peaks, sosfiltfilt, welch
+from scipy.stats import t
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from datasets.simulated import (
+    EFFECTS, draw_person, draw_ratings, simulate_ecg, simulate_eeg, simulate_gsr, write_cohort,
+)
+
+F7, F3, O1, F4, F8, LEFT_ARM = 1, 2, 6, 11, 12, 15
+COHORT = {"subjects": 8, "unrated_subjects": 1, "videos": 16, "seconds": 20}
+BAND_PASS = butter(8, [0.8, 50], "bandpass", fs=128, output="sos")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cohorts")
+    write_cohort(folder / "with", **COHORT)
+    write_cohort(folder / "without", **COHORT, effect=0)
+    return folder
+
+
+def person_and_drive(seconds, arousal=0.0, valence=0.0, seed=0):
+    rng = np.random.default_rng(seed)
+    person = draw_person(rng)
+    return rng, person, np.full(seconds * 128, arousal), np.full(seconds * 128, valence)
+
+
+def r_peaks(ecg):
+    """Times (s) and heights of the R peaks: the local maxima above four tenths of the highest ones."""
+    peaks, found = find_peaks(ecg, height=0.4 * np.percentile(ecg, 99.5), distance=40)
+    return peaks / 128, found["peak_heights"]
+
+
+def test_layout_is_that_of_amigos(folders):
+    files = sorted(path.name for path in (folders / "with").glob("*.mat"))
+    assert files == [f"Data_Preprocessed_P{subject:02d}.mat" for subject in range(1, 10)]
+    for subject in range(1, 10):
+        path = folders / "with" / f"Data_Preprocessed_P{subject:02d}.mat"
+        assert path.read_bytes()[124:128] == b"\x00\x01IM"  # MAT 5, little endian
+        mat = loadmat(path)
+        arguments = json.loads(mat["simulated"][0])
+        assert arguments == {**COHORT, "effect": 1.0, "seed": 0, "effects": EFFECTS}
+        for name in ("joined_data", "labels_selfassessment", "labels_ext_annotation", "VideoIDs"):
+            assert mat[name].shape == (1, 20) and mat[name].dtype == object
+        ids = [str(cell[0]) for cell in mat["VideoIDs"][0]]
+        assert set(ids[:16]) == set("4 5 9 10 13 18 19 20 23 30 31 34 36 58 80 138".split())
+        assert set(ids[16:]) == {"N1", "P1", "B1", "U1"}
+        for video in range(16):
+            data, labels = mat["joined_data"][0, video], mat["labels_selfassessment"][0, video]
+            assert data.shape == (20 * 128, 17) and data.dtype == np.float64 and np.isfinite(data).all()
+            assert labels.shape == ((1, 12) if subject <= 8 else (1, 0))
+            if subject <= 8:
+                assert (labels[0, :5] >= 1).all() and (labels[0, :5] <= 9).all()
+                assert set(labels[0, 5:]) <= {0, 1}
+        assert all(cell.shape == (0, 0) for cell in mat["joined_data"][0, 16:])
+        assert all(cell.shape == (1, 0) for cell in mat["labels_selfassessment"][0, 16:])
+
+
+def test_classes_balance_and_targets_are_independent():
+    ratings = np.concatenate([draw_ratings(np.random.default_rng(seed), 16) for seed in range(40)])
+    high = ratings > ratings.mean(axis=0)
+    assert abs(high.mean(axis=0) - 0.5).max() < 0.01
+    assert abs(np.corrcoef(high.T)[0, 1]) < 0.03
+    assert ratings.min() >= 1 and ratings.max() <= 9
+
+
+def test_the_seed_decides_everything(tmp_path):
+    def digests(name, **arguments):
+        write_cohort(tmp_path / name, **{"subjects": 1, "unrated_subjects": 1, "videos": 2, "seconds": 10, **arguments})
+        return [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted((tmp_path / name).iterdir())]
+
+    first, again, other = digests("a", seed=3), digests("b", seed=3), digests("c", seed=4)
+    assert first == again
+    assert not set(first) & set(other)
+    data = loadmat(tmp_path / "a" / "Data_Preprocessed_P01.mat")["joined_data"][0, 0]
+    more = loadmat(tmp_path / "c" / "Data_Preprocessed_P01.mat")["joined_data"][0, 0]
+    assert abs(np.corrcoef(data[:, O1], more[:, O1])[0, 1]) < 0.2
+
+
+def test_a_finished_cohort_is_kept_and_another_is_refused(tmp_path):
+    small = {"subjects": 1, "unrated_subjects": 0, "videos": 1, "seconds": 10}
+    assert write_cohort(tmp_path / "cohort", **small)
+    before = (tmp_path / "cohort" / "Data_Preprocessed_P01.mat").stat().st_mtime_ns
+    assert not write_cohort(tmp_path / "cohort", **small)
+    assert (tmp_path / "cohort" / "Data_Preprocessed_P01.mat").stat().st_mtime_ns == before
+    with pytest.raises(FileExistsError, match="cohort: expected"):
+        write_cohort(tmp_path / "cohort", **small, seed=1)
+    with pytest.raises(ValueError, match="videos must be from 1 to 20, found 21"):
+        write_cohort(tmp_path / "other", videos=21)
+    assert [path.name for path in tmp_path.iterdir()] == ["cohort"]
+
+
+def test_a_failed_write_leaves_nothing(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # one recording is larger
+    try:
+        with pytest.raises(OSError):
+            write_cohort(tmp_path / "cohort", subjects=1, videos=2, seconds=10)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arousal", [-1.0, 1.0])
+def test_peak_finder_sees_the_beats_and_the_intended_rate(arousal):
+    rng, person, drive, zero = person_and_drive(120, arousal)
+    ecg, beats = simulate_ecg(rng, person, drive, zero)
+    assert ecg.shape == (120 * 128, 2)
+    for lead in (0, 1):
+        times, _ = r_peaks(sosfiltfilt(BAND_PASS, ecg[:, lead]))
+        inner = beats[(beats > 0.1) & (beats < 119.9)]
+        assert abs(len(times) - len(beats)) <= 2
+        assert abs(times[:, None] - inner).min(axis=0).max() < 1 / 128
+    intended = person["heart_rate"] + arousal * EFFECTS["heart_rate"] * person["response"]["heart_rate"]
+    assert 60 / np.diff(times).mean() == pytest.approx(intended, abs=1)
+
+
+def test_interval_spectrum_has_the_slow_and_the_respiratory_peak():
+    rng, person, zero, _ = person_and_drive(600)
+    ecg, _ = simulate_ecg(rng, person, zero, zero)
+    times, _ = r_peaks(sosfiltfilt(BAND_PASS, ecg[:, 1]))
+    tachogram = np.interp(np.arange(2, 598, 0.25), times[1:], np.diff(times))
+    frequency, power = welch(tachogram, 4, nperseg=400)
+    slow, fast = (frequency > 0.04) & (frequency < 0.15), (frequency > 0.15) & (frequency < 0.4)
+    assert frequency[slow][power[slow].argmax()] == pytest.approx(0.1, abs=0.011)
+    assert frequency[fast][power[fast].argmax()] == pytest.approx(person["breathing"], abs=0.03)
+
+
+def test_arousal_and_valence_move_variability_and_respiratory_modulation():
+    def measured(arousal, valence):
+        rng, person, arousal, valence = person_and_drive(600, arousal, valence)
+        ecg, _ = simulate_ecg(rng, person, arousal, valence)
+        times, heights = r_peaks(sosfiltfilt(BAND_PASS, ecg[:, 1]))
+        grid = np.arange(2, 598, 0.25)
+        rate = np.interp(grid, times[1:], 1 / np.diff(times))
+        frequency, power = welch(rate / rate.mean(), 4, nperseg=400)
+        slow, breath = abs(frequency - 0.1) < 0.02, abs(frequency - person["breathing"]) < 0.06
+        return np.log(power[slow].sum()) / 2, np.log(power[breath].sum()) / 2, heights.std() / heights.mean(), person
+
+    (slow_low, _, _, person), (slow_high, _, _, _) = measured(-1, 0), measured(1, 0)
+    name = "heart_rate_variability"
+    assert slow_high - slow_low == pytest.approx(2 * EFFECTS[name] * person["response"][name], abs=0.15)
+    (_, breath_low, height_low, _), (_, breath_high, height_high, _) = measured(0, -1), measured(0, 1)
+    name = "respiratory_modulation"
+    assert breath_high - breath_low == pytest.approx(2 * EFFECTS[name] * person["response"][name], abs=0.15)
+    assert height_high > 1.3 * height_low
+
+
+def test_eeg_spectrum_is_one_over_f_with_the_persons_alpha():
+    rng, person, zero, _ = person_and_drive(600)
+    eeg = simulate_eeg(rng, person, zero, zero)
+    assert eeg.shape == (600 * 128, 14)
+    frequency, power = welch(eeg[:, O1], 128, nperseg=1024)
+    outside = ((frequency > 1.5) & (frequency < 6)) | ((frequency > 36) & (frequency < 48))
+    slope = np.polyfit(np.log(frequency[outside]), np.log(power[outside]), 1)[0]
+    assert -slope == pytest.approx(person["slope"], abs=0.1)
+    band = (frequency > 7) & (frequency < 13)
+    assert frequency[band][power[band].argmax()] == pytest.approx(person["alpha_frequency"], abs=0.5)
+    assert 5 < eeg.std(axis=0).min() and eeg.std(axis=0).max() < 40  # uV
+
+
+def test_arousal_and_valence_move_the_eeg_bands_as_intended():
+    def log_amplitude(arousal, valence, channel, low, high):
+        rng, person, arousal, valence = person_and_drive(300, arousal, valence)
+        frequency, power = welch(simulate_eeg(rng, person, arousal, valence)[:, channel], 128, nperseg=512)
+        return np.log(power[(frequency > low) & (frequency < high)].sum()) / 2, person["response"]
+
+    for name, channel, low, high in (("alpha_power", O1, 8, 12), ("beta_power", O1, 17, 23)):
+        rise = log_amplitude(1, 0, channel, low, high)[0] - log_amplitude(-1, 0, channel, low, high)[0]
+        intended = 2 * EFFECTS[name] * log_amplitude(0, 0, channel, low, high)[1][name]
+        assert 0.5 * abs(intended) < rise * np.sign(intended) < 1.1 * abs(intended)  # the background dilutes it
+    for left, right in ((F3, F4), (F7, F8)):
+        moved = [log_amplitude(0, valence, right, 8, 12)[0] - log_amplitude(0, valence, left, 8, 12)[0]
+                 for valence in (-1, 1)]
+        intended = 4 * EFFECTS["frontal_asymmetry"] * log_amplitude(0, 0, left, 8, 12)[1]["frontal_asymmetry"]
+        assert 0.5 * intended < moved[1] - moved[0] < 1.1 * intended
+
+
+def test_skin_resistance_dips_more_often_when_aroused():
+    counts = []
+    for arousal in (-1.5, 1.5):
+        rng, person, drive, _ = person_and_drive(1200, arousal)
+        gsr = simulate_gsr(rng, person, drive)
+        assert 5e4 < gsr.min() and gsr.max() < 5e5
+        counts.append(len(find_peaks(-gsr, prominence=0.01 * gsr.mean())[0]))
+    assert counts[1] > 1.5 * counts[0]
+
+
+def segment_features(folder):
+    """Classical features of the rated ten-second segments, after the paper's filter and z-scoring per subject."""
+    columns = [F7, F3, F4, F8, O1, LEFT_ARM]
+    features = {(modality, target): [] for modality in ("eeg", "ecg") for target in ("arousal", "valence")}
+    ratings, subjects = [], []
+    for subject in range(1, COHORT["subjects"] + 1):
+        mat = loadmat(folder / f"Data_Preprocessed_P{subject:02d}.mat")
+        videos = [sosfiltfilt(BAND_PASS, mat["joined_data"][0, video][:, columns], axis=0) for video in range(16)]
+        mean, deviation = np.concatenate(videos).mean(axis=0), np.concatenate(videos).std(axis=0)
+        for video, data in enumerate(videos):
+            for segment in ((data - mean) / deviation).reshape(2, 1280, len(columns)):
+                frequency, power = welch(segment, 128, nperseg=256, axis=0)
+                alpha, beta = (np.log(power[(frequency >= low) & (frequency <= high)].mean(axis=0))
+                               for low, high in ((8, 12), (15, 26)))
+                times, heights = r_peaks(segment[:, -1])
+                interval = np.diff(times)
+                features["eeg", "arousal"].append([alpha[:5].mean(), beta[:5].mean()])
+                features["eeg", "valence"].append([alpha[2] - alpha[1], alpha[3] - alpha[0]])
+                features["ecg", "arousal"].append([1 / interval.mean(), np.log(interval.std())])
+                features["ecg", "valence"].append([heights.mean(), np.log(heights.std())])
+                ratings.append(mat["labels_selfassessment"][0, video][0, :2])
+                subjects.append(subject)
+    return {key: np.array(value) for key, value in features.items()}, np.array(ratings), np.array(subjects)
+
+
+def auroc(features, high, subjects):
+    """AUROC on each subject of a model trained on the others: the mean and its 95 % t-interval over subjects."""
+    found = []
+    for subject in np.unique(subjects):
+        seen, unseen = subjects != subject, subjects == subject
+        model = make_pipeline(StandardScaler(), LogisticRegression()).fit(features[seen], high[seen])
+        found.append(roc_auc_score(high[unseen], model.decision_function(features[unseen])))
+    half = t.ppf(0.975, len(found) - 1) * np.std(found, ddof=1) / np.sqrt(len(found))
+    return np.mean(found), np.mean(found) - half, np.mean(found) + half
+
+
+def test_a_classical_model_finds_each_target_in_each_modality_and_nothing_without_effect(folders):
+    with_effect, without = segment_features(folders / "with"), segment_features(folders / "without")
+    for modality, target in with_effect[0]:
+        found = {}
+        for name, (features, ratings, subjects) in (("with", with_effect), ("without", without)):
+            rating = ratings[:, ("arousal", "valence").index(target)]
+            found[name] = auroc(features[modality, target], rating > rating.mean(), subjects)
+        print(modality, target, found)
+        assert found["with"][0] > 0.7 and found["with"][1] > max(0.6, found["without"][2])
+        assert found["without"][1] < 0.5 < found["without"][2]
