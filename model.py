@@ -49,9 +49,15 @@ class SelfAttention(nn.Module):
         self.out_proj = nn.Linear(hidden, hidden)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, x: Tensor, seed: Tensor | None) -> Tensor:
-        packed = F.linear(x, self.in_proj_weight, self.in_proj_bias)  # (B, N, 3D)
-        q, k, v = packed.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, H, N, D / H) each
+    def forward(self, x: Tensor, seed: Tensor | None, cls_only: bool = False) -> Tensor:
+        hidden = x.shape[-1]
+        if cls_only:  # (B, 1, D) and (B, N, 2D)
+            q = F.linear(x[:, :1], self.in_proj_weight[:hidden], self.in_proj_bias[:hidden])
+            packed = F.linear(x, self.in_proj_weight[hidden:], self.in_proj_bias[hidden:])
+        else:
+            q, packed = F.linear(x, self.in_proj_weight, self.in_proj_bias).split((hidden, 2 * hidden), dim=-1)
+        q = q.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, N, D / H), N 1 for CLS alone
+        k, v = packed.unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, H, N, D / H) each
         mixed = attention(q, k, v, dropout_p=self.dropout if self.training else 0.0, seed=seed)
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
@@ -67,9 +73,12 @@ class TransformerLayer(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(hidden), nn.LayerNorm(hidden)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, seed: Tensor | None = None) -> Tensor:
-        """seed (B,) int64 draws the dropout of the attention weights; needed only where dropout is on."""
-        x = self.norm1(x + self.dropout(self.self_attn(x, seed)))
+    def forward(self, x: Tensor, seed: Tensor | None = None, cls_only: bool = False) -> Tensor:
+        """seed (B,) int64 draws the dropout of the attention weights; needed only where dropout is on.
+
+        cls_only: (B, 1, D), the same first token for a fraction of the work."""
+        mixed = self.self_attn(x, seed, cls_only)
+        x = self.norm1((x[:, :1] if cls_only else x) + self.dropout(mixed))
         widened = self.dropout(self.linear1(x).relu())  # (B, N, ffn)
         return self.norm2(x + self.dropout(self.linear2(widened)))
 
@@ -133,10 +142,13 @@ class SingleModalityModel(nn.Module):
         if classifier_hidden:
             self.classifier = FCN(hidden, classifier_hidden, 1, classifier_dropout)
 
-    def encode(self, signals: Tensor, mask: Tensor | None = None, seed: Tensor | None = None) -> Tensor:
-        """(B, C, L) -> (B, N, D). mask (B, L) bool: these points of the input are set to 0, in every channel.
+    def encode(
+        self, signals: Tensor, mask: Tensor | None = None, seed: Tensor | None = None, cls_only: bool = False
+    ) -> Tensor:
+        """(B, C, L) -> (B, N, D), or (B, 1, D) with cls_only, which spares the last layer all but the token CLS.
 
-        seed (layers, B) int64 draws the dropout of the attention weights; by default it comes from torch's generator.
+        mask (B, L) bool: these points of the input are set to 0, in every channel. seed (layers, B) int64 draws the
+        dropout of the attention weights; by default it comes from torch's generator.
         """
         if mask is not None:
             signals = signals.masked_fill(mask[:, None], 0.0)
@@ -147,7 +159,8 @@ class SingleModalityModel(nn.Module):
         if seed is None and self.training:
             seed = torch.randint(2**62, (len(self.layers), len(x)), device=x.device)
         for number, layer in enumerate(self.layers):
-            x = layer(x, None if seed is None else seed[number])
+            last = number == len(self.layers) - 1
+            x = layer(x, None if seed is None else seed[number], cls_only and last)
         return x
 
     def reconstruct(self, signals: Tensor, mask: Tensor, seed: Tensor | None = None) -> Tensor:
@@ -156,7 +169,7 @@ class SingleModalityModel(nn.Module):
 
     def features(self, signals: Tensor, seed: Tensor | None = None) -> Tensor:
         """(B, C, L) -> (B, F): the last hidden layer of the classifier, what late fusion takes (paper 3.4)."""
-        return self.classifier.features(self.encode(signals, seed=seed)[:, 0])
+        return self.classifier.features(self.encode(signals, seed=seed, cls_only=True)[:, 0])
 
     def classify(self, signals: Tensor, seed: Tensor | None = None) -> Tensor:
         """(B, C, L) -> (B,) logits of high arousal or valence (path B)."""

@@ -34,6 +34,23 @@ def parse() -> argparse.Namespace:
     return args
 
 
+def baselines(signals: training.SignalRows, validation: np.ndarray, masks, args) -> tuple[float, float]:
+    """Masked mean squared error on the validation segments, under the masks of the validation loss, of predicting
+    zero and of linear interpolation between the points on either side of a span (held flat at the segment's ends)."""
+    squared_zero, squared_line, count = 0.0, 0.0, 0
+    points = np.arange(signals.points)
+    for places, generator in training.validation_batches(validation, args):
+        batch = signals.batch(places, "cpu").numpy()
+        for segment, mask in zip(batch, masks(len(places), generator).numpy()):
+            if mask.all():
+                continue
+            lines = np.stack([np.interp(points[mask], points[~mask], channel[~mask]) for channel in segment])
+            squared_zero += np.square(segment[:, mask], dtype=np.float64).sum()
+            squared_line += np.square(segment[:, mask] - lines, dtype=np.float64).sum()
+            count += lines.size
+    return squared_zero / count, squared_line / count
+
+
 def main() -> None:
     args = parse()
     run = folds.open_run(args)
@@ -45,7 +62,7 @@ def main() -> None:
         **run.identity,
         "fold": args.fold,
         "modality": args.modality,
-        "extra_sha256": [[data.segments_sha256, data.preprocessing_sha256] for data in extra],
+        "extra_sha256": [folds.data_sha256(data) for data in extra],
     }
     path = args.run / args.modality / f"fold{args.fold}" / "pretrain.pt"
     if training.is_done(path, None, identity, args):
@@ -58,6 +75,12 @@ def main() -> None:
     train, validation = np.split(np.arange(len(signals)), [sum(len(part) for _, part in parts)])
     print(f"validation on {len(validation)} segments of {run.data.folder}")
 
+    def masks(count, generator):
+        return sample_mask(count, signals.points, args.mask_probability, args.mask_span, generator)
+
+    zero, line = baselines(signals, validation, masks, args)
+    print(f"validation loss to beat: {zero:.4f} by predicting zero, {line:.4f} by a straight line across each span")
+
     training.seed_step(args.seed, 0)
     model = SingleModalityModel(
         signals.channels,
@@ -69,11 +92,11 @@ def main() -> None:
 
     def loss(places, generator):
         batch = signals.batch(places, args.device)
-        mask = sample_mask(len(places), signals.points, args.mask_probability, args.mask_span, generator)
-        mask = mask.to(args.device)
+        mask = masks(len(places), generator).to(args.device)
         return masked_mse(model.reconstruct(batch, mask), batch, mask)
 
     channels = {args.modality: run.data.manifest["channels"][args.modality]}
+    run.start()
     training.fit(model, loss, train, validation, training.warmup_then_linear(args), path, args, identity, channels)
 
 

@@ -24,7 +24,10 @@ from folds import write_atomically
 from segments import Segments
 
 PREDICTION_DTYPE = np.dtype([("segment", "i8"), ("label", "i1"), ("probability", "f4")])
-CHECKPOINT_KEYS = ("model", "optimizer", "schedule", "epoch", "random", "flags", "identity", "channels", "versions")
+CHECKPOINT = {  # key -> type
+    **dict.fromkeys(("model", "optimizer", "schedule", "random", "flags", "identity", "channels", "versions"), dict),
+    "epoch": int,
+}
 FREE_FLAGS = ("run", "data", "extra", "device", "threads", "checkpoint_minutes", "fresh", "print_flags")  # on resuming
 FINITE_EVERY = 20  # steps between two looks at the loss: each look makes the CPU wait for the GPU
 
@@ -109,20 +112,14 @@ def complain(line: str) -> None:
 class SignalRows:
     """Chosen rows of one or more data folders as one array of segments, read from disk batch by batch.
 
-    parts: (data, rows) pairs; modality: `eeg` or `ecg`. Raises ValueError where channels or lengths differ.
+    parts: (data, rows) pairs; modality: `eeg` or `ecg`. Raises ValueError where channels, rates or lengths differ.
     """
 
     def __init__(self, parts: list[tuple[Segments, np.ndarray]], modality: str):
-        first = parts[0][0]
-        for data, _ in parts:
-            found, expected = data.manifest["channels"][modality], first.manifest["channels"][modality]
-            if found != expected:
-                raise ValueError(f"{data.folder}: expected the {modality} channels {expected}, found {found}")
-            if data.signals[modality].shape[1:] != first.signals[modality].shape[1:]:
-                raise ValueError(
-                    f"{data.folder}/{modality}.npy: expected segments of shape {first.signals[modality].shape[1:]}, "
-                    f"found {data.signals[modality].shape[1:]}"
-                )
+        layouts = [layout(data, modality) for data, _ in parts]
+        for (data, _), found in zip(parts, layouts):
+            if found != layouts[0]:
+                raise ValueError(f"{data.folder}: expected {modality} with {layouts[0]}, found {found}")
         self.files = [(data.folder / f"{modality}.npy", data.signals[modality]) for data, _ in parts]
         self.part = np.concatenate([np.full(len(rows), number) for number, (_, rows) in enumerate(parts)])
         self.row = np.concatenate([rows for _, rows in parts])
@@ -144,6 +141,13 @@ class SignalRows:
         return torch.from_numpy(signals).to(device, non_blocking=True)
 
 
+def layout(data: Segments, modality: str) -> dict:
+    """What segments must share to be trained on together."""
+    if modality not in data.signals:
+        raise ValueError(f"{data.folder}: expected {modality} signals, found none; prepare the data with --modalities")
+    return {"channels": data.manifest["channels"][modality], **{key: data.manifest[key] for key in ("rate", "points")}}
+
+
 def autocast(args: argparse.Namespace):
     """The arithmetic of --precision as a context."""
     return torch.autocast(torch.device(args.device).type, torch.bfloat16, enabled=args.precision == "bf16")
@@ -157,7 +161,7 @@ def warmup_then_linear(args: argparse.Namespace):
 
     def learning_rate(step: int, steps: int) -> float:
         warmup, total = args.warmup_epochs * steps, args.epochs * steps
-        return args.lr * ((step + 1) / warmup if step < warmup else (total - step) / (total - warmup))
+        return args.lr * ((step + 1) / warmup if step < warmup else (total - step) / max(1, total - warmup))
 
     return learning_rate
 
@@ -192,11 +196,9 @@ def load_checkpoint(path: Path, needed_for: str) -> dict:
     except Exception as error:  # torch.load raises whatever the damaged bytes happen to lead to
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path}: not a checkpoint that can be loaded ({reason[:120]}); write it again with --fresh")
-    missing = [key for key in CHECKPOINT_KEYS if not isinstance(state, dict) or key not in state]
-    if missing:
-        raise ValueError(
-            f"{path}: expected a checkpoint with the key {missing[0]}, found none; write it again with --fresh"
-        )
+    for key, kind in CHECKPOINT.items():
+        if not isinstance(state, dict) or not isinstance(state.get(key), kind):
+            raise ValueError(f"{path}: expected a checkpoint with {key}, found none; write it again with --fresh")
     return state
 
 
@@ -206,7 +208,7 @@ def check_identity(path: Path, found: dict, expected: dict) -> None:
         if found.get(key) != value:
             raise ValueError(
                 f"{path}: expected a checkpoint with {key.replace('_', ' ')} {value}, found {found.get(key)}; "
-                "it belongs to another run or fold: use --fresh or another --run"
+                "it belongs to another run or fold: write it again with --fresh, or use another --run"
             )
 
 
@@ -274,7 +276,6 @@ def fit(model, loss, train, validation, learning_rate, path: Path, args, identit
         model.parameters(), lr=args.lr, betas=(args.beta1, args.beta2), weight_decay=args.weight_decay, fused=True
     )
     steps = -(-len(train) // args.batch_size)
-    validation_batches = np.array_split(validation, -(-len(validation) // args.batch_size))
     epoch, step, total, seconds = 0, 0, 0.0, 0.0
 
     if path.exists() and not args.fresh:
@@ -290,12 +291,13 @@ def fit(model, loss, train, validation, learning_rate, path: Path, args, identit
                 f"{path}: was trained with --threads {state['flags']['threads']}; results may differ in the last bits"
             )
         print(f"{path}: resuming at epoch {epoch + 1}, step {step}", flush=True)
-        cut_log(log, epoch)
     else:
         path.parent.mkdir(parents=True, exist_ok=True)
         for old in (path, log, path.with_suffix(".npy")):
             old.unlink(missing_ok=True)
-    resumed = path.exists()
+    for unfinished in path.parent.glob(f"{path.stem}.*.tmp"):  # of a call that was killed while writing
+        unfinished.unlink()
+    resumed, lines = path.exists(), read_log(log, epoch)
 
     def save():
         save_checkpoint(
@@ -368,8 +370,8 @@ def fit(model, loss, train, validation, learning_rate, path: Path, args, identit
             model.eval()
             validation_sum = torch.zeros((), dtype=torch.float64, device=device)
             with torch.no_grad(), autocast(args):
-                for number, places in enumerate(validation_batches):
-                    validation_sum += loss(places, seed_step(args.seed, -1 - number)) * len(places)
+                for places, generator in validation_batches(validation, args):
+                    validation_sum += loss(places, generator) * len(places)
                     stop_if_asked()
             line = {
                 "epoch": epoch + 1,
@@ -380,8 +382,8 @@ def fit(model, loss, train, validation, learning_rate, path: Path, args, identit
                 "seconds": round(seconds, 3),
                 "resumed": resumed,
             }
-            with open(log, "a") as file:
-                file.write(json.dumps(line) + "\n")
+            lines.append(json.dumps(line) + "\n")
+            write_atomically(log, lambda file: file.write("".join(lines).encode()))
             if bar.disable:
                 print(
                     f"{path}: epoch {epoch + 1}/{args.epochs}, loss {line['train_loss']:.4f}, "
@@ -402,6 +404,12 @@ def seed_step(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(number)
 
 
+def validation_batches(validation: np.ndarray, args):
+    """Yield the places and the generator of each validation batch."""
+    for number, places in enumerate(np.array_split(validation, -(-len(validation) // args.batch_size))):
+        yield places, seed_step(args.seed, -1 - number)
+
+
 def check_flags(path: Path, found: dict, expected: dict) -> None:
     """ValueError where a checkpoint was trained with other flags that change its result."""
     for name, value in expected.items():
@@ -412,10 +420,12 @@ def check_flags(path: Path, found: dict, expected: dict) -> None:
             )
 
 
-def cut_log(log: Path, epochs: int) -> None:
-    """Drop the lines of a log after `epochs`: they were written, but the checkpoint after them was not."""
-    lines = log.read_text().splitlines()[:epochs] if log.exists() else []
-    write_atomically(log, lambda file: file.write("".join(line + "\n" for line in lines).encode()))
+def read_log(log: Path, epochs: int) -> list[str]:
+    """The lines of a log up to `epochs`: one after them was written, but the checkpoint that follows it was not."""
+    try:
+        return log.read_text().splitlines(keepends=True)[:epochs] if log.exists() else []
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{log}: expected one line of JSON an epoch, found {error}; remove it")
 
 
 @torch.no_grad()

@@ -120,6 +120,24 @@ def test_heads_read_the_tokens_the_paper_names():
     )
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_the_last_layer_for_cls_alone_gives_the_same_loss_and_gradients(dropout):
+    torch.manual_seed(0)
+    model = SingleModalityModel(3, [5, 3], [8, 8], 2, 2, 16, 0.0, classifier_hidden=[4], points=70).double()
+    for layer in model.layers:
+        layer.self_attn.dropout = dropout
+    signals, seed = torch.randn(4, 3, 70, dtype=torch.float64), torch.arange(8).reshape(2, 4)
+    losses, gradients = [], []
+    for cls_only in (False, True):
+        model.zero_grad()
+        loss = model.classifier(model.encode(signals, seed=seed, cls_only=cls_only)[:, 0]).square().sum()
+        loss.backward()
+        losses.append(loss.detach())
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    assert close(losses[1], losses[0])
+    assert all(close(found, expected) for found, expected in zip(gradients[1], gradients[0]))
+
+
 def test_classifier_dropout_is_on_in_training_only_and_follows_each_hidden_layer():
     torch.manual_seed(0)
     model = SingleModalityModel(1, [3], [8], 1, 1, 8, 0.0, None, [50, 50], 0.6, points=20)
