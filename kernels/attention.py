@@ -143,7 +143,7 @@ def _weights(q, k, lse):
 
 def _forward_torch(q, k, v, row_hash, column_hash, p):
     dtype = _accumulation_dtype(q.dtype)
-    out, lse = _empty_heads(q), torch.empty(q.shape[:3], dtype=dtype, device=q.device)
+    out, lse = _empty_heads(q), attention_launch.vectors(q, q.shape[1], q.shape[2], dtype)
     for b in range(q.shape[0]):
         logits, _ = _weights(q[b].to(dtype), k[b].to(dtype), None)
         lse[b] = torch.logsumexp(logits * math.log(2), -1) / math.log(2)
@@ -191,8 +191,8 @@ def _hashes_op(seed: Tensor, heads: int, n_rows: int, n_columns: int, rows: Tens
 
 @_hashes_op.register_fake
 def _(seed, heads, n_rows, n_columns, rows):
-    return (seed.new_empty(seed.shape[0], heads, n_rows, dtype=torch.int32),
-            seed.new_empty(seed.shape[0], heads, n_columns, dtype=torch.int32))
+    return (attention_launch.vectors(seed, heads, n_rows, torch.int32),
+            attention_launch.vectors(seed, heads, n_columns, torch.int32))
 
 
 @torch.library.custom_op("kernels::attention", mutates_args=())
@@ -200,7 +200,7 @@ def _attention_op(q: Tensor, k: Tensor, v: Tensor, row_hash: Tensor | None, colu
                   p: float) -> tuple[Tensor, Tensor]:
     if attention_launch.runs_on(q):
         attention.last_path = "triton"
-        out, lse = _empty_heads(q), q.new_empty(q.shape[:3], dtype=torch.float32)
+        out, lse = _empty_heads(q), attention_launch.vectors(q, q.shape[1], q.shape[2])
         attention_launch.forward(q, k, v, out, lse, row_hash, column_hash, keep_probability(p), threshold(p))
         return out, lse
     _ran("torch", q)
@@ -220,7 +220,7 @@ def _backward_op(d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, ls
 
 @_attention_op.register_fake
 def _(q, k, v, row_hash, column_hash, p):
-    return _empty_heads(q), q.new_empty(q.shape[:3], dtype=_accumulation_dtype(q.dtype))
+    return _empty_heads(q), attention_launch.vectors(q, q.shape[1], q.shape[2], _accumulation_dtype(q.dtype))
 
 
 @_backward_op.register_fake

@@ -61,12 +61,13 @@ def runs_on(q):
 
 def hashes(seed, heads, n_rows, n_columns, rows):
     """What attention._hashes returns, in one launch."""
-    row_hash = seed.new_empty(seed.shape[0], heads, n_rows, dtype=torch.int32)
-    column_hash = seed.new_empty(seed.shape[0], heads, n_columns, dtype=torch.int32)
+    row_hash = vectors(seed, heads, n_rows, torch.int32)
+    column_hash = vectors(seed, heads, n_columns, torch.int32)
     grid = (triton.cdiv(max(n_rows, n_columns), 1024), seed.shape[0] * heads, 2)
     with torch.cuda.device_of(seed):
         kernels._hash_kernel[grid](seed.contiguous(), seed if rows is None else rows.contiguous(), row_hash,
-                                   column_hash, heads, n_rows, n_columns, HAS_ROWS=rows is not None, BLOCK=1024)
+                                   column_hash, row_hash.stride(1), column_hash.stride(1), heads, n_rows,
+                                   n_columns, HAS_ROWS=rows is not None, BLOCK=1024)
     return row_hash, column_hash
 
 
@@ -77,12 +78,14 @@ def forward(q, k, v, out, lse, row_hash, column_hash, keep, threshold, tiles=Non
     c = math.log2(math.e) / math.sqrt(d)
     q, k, v, padded_out = *map(_readable, (q, k, v)), _writable(out)
     tma = _tma(q, k, v)
+    dropout = row_hash is not None
+    row_hash, column_hash = (row_hash, column_hash) if dropout else (lse, lse)
     bm, bn = tile["BM"], tile["BN"]
     with torch.cuda.device_of(q):
         kernels._forward_kernel[(1 + triton.cdiv(n_queries - 1, bm), batch * heads)](
-            _tiled(q, bm, tma), _tiled(k, bn, tma), _tiled(v, bn, tma), q, k, v, padded_out, lse,
-            *_or(row_hash, column_hash, lse), *_strides(q, k, v, padded_out), heads, n_queries, n_keys,
-            c, 1.0 / keep, threshold, D=q.shape[-1], DROPOUT=row_hash is not None, EVEN_Q=(n_queries - 1) % bm == 0,
+            _tiled(q, bm, tma), _tiled(k, bn, tma), _tiled(v, bn, tma), _tiled(column_hash, bn, tma), q, k, v,
+            column_hash, padded_out, lse, row_hash, *_strides(q, k, v, padded_out), lse.stride(1),
+            column_hash.stride(1), heads, n_queries, n_keys, c, 1.0 / keep, threshold, D=q.shape[-1], DROPOUT=dropout, EVEN_Q=(n_queries - 1) % bm == 0,
             EVEN_K=(n_keys - 1) % bn == 0, TMA=tma, PRECISION=_precision(), **tile)
     _trim(out, padded_out)
 
@@ -99,40 +102,41 @@ def backward(d_out, q, k, v, out, lse, row_hash, column_hash, keep, threshold, d
     dq, dk, dv = map(_writable, outputs)
     d = q.shape[-1]
     tma = _tma(d_out, q, k, v)
-    dropout = row_hash is not None
-    row_hash, column_hash = _or(row_hash, column_hash, lse)
     bm, bn = tiles["dk_dv"]["BM"], tiles["dk_dv"]["BN"]
     dq_bm, dq_bn = tiles["dq"]["BM"], tiles["dq"]["BN"]
+    delta, ds_column_0 = vectors(q, heads, n_queries), vectors(q, heads, n_queries)
+    ds_row_0 = vectors(q, heads, n_keys)
+    dropout = row_hash is not None
+    row_hash, column_hash = (row_hash, column_hash) if dropout else (lse, ds_row_0)
+    sizes = lse.stride(1), ds_row_0.stride(1)
     parts = triton.cdiv(n_queries, _BLOCK_DELTA)
-    floats = dict(dtype=torch.float32, device=q.device)
-    delta, ds_column_0 = torch.empty(batch, heads, n_queries, **floats), torch.empty(batch, heads, n_queries, **floats)
-    ds_row_0 = torch.empty(batch, heads, n_keys, **floats)
-    dk_0, dv_0 = torch.empty(batch * heads, parts, d, **floats), torch.empty(batch * heads, parts, d, **floats)
+    dk_0, dv_0 = q.new_empty(2, batch * heads, parts, d, dtype=torch.float32)
     ds_keys, ds_queries = _up(n_keys - 1, max(bn, dq_bn)), _up(n_queries - 1, max(bm, dq_bm))
-    count = max(1, SCRATCH_BYTES // max(1, heads * ds_keys * ds_queries * q.element_size()))
+    count = max(1, SCRATCH_BYTES // (heads * ds_keys * ds_queries * q.element_size()))
     samples = math.ceil(batch / math.ceil(batch / count))
     uneven = ds_keys != n_keys - 1 or ds_queries != n_queries - 1
-    ds = (torch.zeros if uneven else torch.empty)(samples * heads, ds_keys, ds_queries, dtype=q.dtype, device=q.device)
-    even_q, even_k = (n_queries - 1) % bm == 0, (n_keys - 1) % bn == 0
+    ds = (torch.zeros if uneven else torch.empty)(samples * heads * ds_keys, ds_queries, dtype=q.dtype, device=q.device)
+    common = dict(D=d, TMA=tma, PRECISION=_precision())
     with torch.cuda.device_of(q):
         kernels._delta_kernel[(parts, batch * heads)](
             q, k, v, out, d_out, lse, delta, ds_column_0, dk_0, dv_0, row_hash, column_hash,
-            *_strides(q), *k.stride()[:2], *v.stride()[:2], *_strides(out, d_out), heads, n_queries, n_keys, c, keep,
+            *_strides(q), *k.stride()[:2], *v.stride()[:2], *_strides(out, d_out), *sizes, heads, n_queries, c, keep,
             threshold, BM=_BLOCK_DELTA, D=d, DROPOUT=dropout, num_warps=4)
         for first in range(0, batch, samples):
             n = min(samples, batch - first) * heads
             if n_keys > 1:
                 kernels._dk_dv_kernel[(triton.cdiv(n_keys - 1, bn), n)](
-                    _tiled(q, bm, tma), _tiled(k, bn, tma), _tiled(v, bn, tma), _tiled(d_out, bm, tma), q, d_out, lse, delta,
-                    ds, ds_row_0, dk, dv, row_hash, column_hash, *_strides(q, k, v, d_out, dk, dv), heads, n_queries,
-                    n_keys, first * heads, ds.stride(0), ds.stride(1), c, scale, 1.0 / keep, threshold, D=d,
-                    DROPOUT=dropout, EVEN_Q=even_q, EVEN_K=even_k, TMA=tma, PRECISION=_precision(), STORE=True,
-                    **tiles["dk_dv"])
+                    *(_tiled(x, rows, tma) for x, rows in ((q, bm), (k, bn), (v, bn), (d_out, bm), (lse, bm),
+                                                           (delta, bm), (row_hash, bm))), _tiled(ds, bn, tma, bm),
+                    q, d_out, lse, delta, row_hash, column_hash, ds_row_0, dk, dv, *_strides(q, k, v, d_out, dk, dv),
+                    *sizes, ds_keys, ds_queries, heads, n_queries, n_keys, first * heads, c, scale, 1.0 / keep,
+                    threshold, DROPOUT=dropout, EVEN_Q=(n_queries - 1) % bm == 0, EVEN_K=(n_keys - 1) % bn == 0,
+                    STORE=True, **common, **tiles["dk_dv"])
             kernels._dq_kernel[(1 + triton.cdiv(n_queries - 1, dq_bm), n)](
-                _tiled(k, dq_bn, tma), k, ds, ds_row_0, ds_column_0, dk_0, dv_0, dq, dk, dv, *_strides(k, dq),
-                *dk.stride()[:2], *dv.stride()[:2], heads, n_queries, n_keys, parts, first * heads, ds.stride(0),
-                ds.stride(1), scale, 1.0 / keep, D=d, EVEN_Q=(n_queries - 1) % dq_bm == 0,
-                EVEN_K=(n_keys - 1) % dq_bn == 0, TMA=tma, PRECISION=_precision(), **tiles["dq"])
+                _tiled(k, dq_bn, tma), _tiled(ds, dq_bn, tma, dq_bm), k, ds_row_0, ds_column_0, dk_0, dv_0, dq, dk, dv,
+                *_strides(k, dq), *dk.stride()[:2], *dv.stride()[:2], *sizes, ds_keys, ds_queries, heads, n_queries,
+                n_keys, parts, first * heads, scale, 1.0 / keep, EVEN_Q=(n_queries - 1) % dq_bm == 0,
+                EVEN_K=(n_keys - 1) % dq_bn == 0, **common, **tiles["dq"])
     for whole, padded in zip(outputs, (dq, dk, dv)):
         _trim(whole, padded)
 
@@ -177,22 +181,34 @@ def _trim(x, padded):
 
 
 def _tma(*tensors):
-    """Whether Hopper's copy engine can read the tensors: 16-byte aligned rows."""
+    """Whether Hopper's copy engine can read the tensors: more than one row each, aligned to 16 bytes."""
+    if any(x.shape[2] == 1 for x in tensors):
+        return False
     if not INTERPRETED and torch.cuda.get_device_capability(tensors[0].device)[0] < 9:
         return False
     return all(x.data_ptr() % 16 == 0 and all(s * x.element_size() % 16 == 0 for s in x.stride()[:3]) for x in tensors)
 
 
-def _tiled(x, rows, tma):
-    return TensorDescriptor(x, x.shape, x.stride(), [1, 1, rows, x.shape[-1]]) if tma else x
+def _tiled(x, rows, tma, columns=None):
+    """x itself, or its descriptor for the copy engine: tiles (rows, D) of a (B, H, N, D), pieces (rows,) of the
+    (B, H, N) from element 1 on, tiles (rows, columns) of a matrix."""
+    if not tma:
+        return x
+    if x.dim() == 4:
+        return TensorDescriptor(x, x.shape, x.stride(), [1, 1, rows, x.shape[-1]])
+    if x.dim() == 3:
+        b, h, n = x.shape
+        return TensorDescriptor(x[..., 1:], [b * h, n - 1], x.stride()[1:], [1, rows])
+    return TensorDescriptor(x, x.shape, x.stride(), [rows, columns])
+
+
+def vectors(like, heads, n, dtype=torch.float32):
+    """An empty (B, heads, n) of 4-byte numbers, element 1 of each row at a multiple of 16 bytes for the copy engine."""
+    return like.new_empty(like.shape[0], heads, _up(n + 3, 4), dtype=dtype)[..., 3:n + 3]
 
 
 def _strides(*tensors):
     return [stride for x in tensors for stride in x.stride()[:3]]
-
-
-def _or(row_hash, column_hash, stand_in):
-    return (stand_in, stand_in) if row_hash is None else (row_hash, column_hash)
 
 
 def _up(n, multiple):

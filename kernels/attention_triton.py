@@ -7,10 +7,8 @@ Tiles cover queries and keys 1 .. N - 1, masked only where they do not fit. READ
 Names: c = log2(e) / sqrt(D); "_0" marks what belongs to query 0 or key 0; lse is in base 2; delta is
 keep_probability * sum(dO * O); ds is keep_probability / scale times the gradient of the scaled logits.
 """
-import torch
 import triton
 import triton.language as tl
-from triton.tools.tensor_descriptor import TensorDescriptor
 
 
 # ---------------------------------------------------------------- tiles
@@ -48,36 +46,42 @@ def _row_0(x, stride_b, stride_h, b, h, D: tl.constexpr):
 
 
 @triton.jit
-def _load_vector(x, start, n, BLOCK: tl.constexpr, EVEN: tl.constexpr):
-    """x[start .. start + BLOCK - 1]; zeros from n on."""
-    index = start + tl.arange(0, BLOCK)
-    if EVEN:
-        vector = tl.load(x + index)
+def _load_vector(x, stride, bh, start, n, BLOCK: tl.constexpr, EVEN: tl.constexpr, TMA: tl.constexpr):
+    """x[bh, start .. start + BLOCK - 1] of a matrix with one row a sample and head; zeros from n on.
+
+    A descriptor starts at element 1, since the copy engine wants offsets that are multiples of 16 bytes.
+    """
+    if TMA:
+        vector = x.load([bh, start - 1]).reshape(BLOCK)
     else:
-        vector = tl.load(x + index, mask=index < n, other=0)
+        index = start + tl.arange(0, BLOCK)
+        if EVEN:
+            vector = tl.load(x + bh * stride + index)
+        else:
+            vector = tl.load(x + bh * stride + index, mask=index < n, other=0)
     return vector
 
 
 # ---------------------------------------------------------------- forward
 
 @triton.jit
-def _forward_kernel(q, k, v, qp, kp, vp, out, lse, row_hash, column_hash,
-                    q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n, o_b, o_h, o_n, heads, n_queries, n_keys,
+def _forward_kernel(q, k, v, column_hash, qp, kp, vp, column_hash_p, out, lse, row_hash,
+                    q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n, o_b, o_h, o_n, rows_n, columns_n, heads, n_queries,
+                    n_keys,
                     c, inverse_keep, threshold,
                     BM: tl.constexpr, BN: tl.constexpr, D: tl.constexpr, DROPOUT: tl.constexpr, EVEN_Q: tl.constexpr,
                     EVEN_K: tl.constexpr, TMA: tl.constexpr, PRECISION: tl.constexpr):
     """Program (t, b * heads + h): t = 0 is query 0, t > 0 the queries 1 + (t - 1) * BM onwards.
 
-    q, k, v are descriptors when TMA, else the pointers qp, kp, vp once more.
+    q, k, v, column_hash are descriptors when TMA, else the pointers qp, kp, vp, column_hash_p once more.
     """
     bh = tl.program_id(1)
     b, h = bh // heads, bh % heads
-    row_hash += bh * n_queries
-    column_hash += bh * n_keys
-    lse += bh * n_queries
+    lse += bh * rows_n
     if tl.program_id(0) == 0:
-        _forward_query_0(kp, vp, out, lse, row_hash, column_hash, qp, q_b, q_h, k_b, k_h, k_n, v_b, v_h, v_n, o_b, o_h,
-                         b, h, n_keys, c, inverse_keep, threshold, 64, D, DROPOUT)
+        _forward_query_0(qp, kp, vp, out, lse, row_hash + bh * rows_n, column_hash_p, q_b, q_h, k_b, k_h, k_n,
+                         v_b, v_h, v_n, o_b, o_h, columns_n, b, h, bh, n_keys, c, inverse_keep, threshold, 64, D,
+                         DROPOUT)
     else:
         row = 1 + (tl.program_id(0) - 1) * BM
         q_tile = _load_rows(q, q_b, q_h, q_n, b, h, row, n_queries, BM, D, EVEN_Q, TMA)
@@ -85,8 +89,8 @@ def _forward_kernel(q, k, v, qp, kp, vp, out, lse, row_hash, column_hash,
         total = tl.full([BM], 1.0, tl.float32)
         acc = tl.zeros([BM, D], tl.float32) + _row_0(vp, v_b, v_h, b, h, D)[None, :]
         if DROPOUT:
-            hashes = _load_vector(row_hash, row, n_queries, BM, EVEN_Q)
-            acc = tl.where((hashes * tl.load(column_hash) >= threshold)[:, None], acc, 0.0)
+            hashes = _load_vector(row_hash, rows_n, bh, row, n_queries, BM, EVEN_Q, False)
+            acc = tl.where((hashes * tl.load(column_hash_p + bh * columns_n) >= threshold)[:, None], acc, 0.0)
         for column in tl.range(1, n_keys, BN):
             k_tile = _load_rows(k, k_b, k_h, k_n, b, h, column, n_keys, BN, D, EVEN_K, TMA)
             s = tl.dot(q_tile, tl.trans(k_tile), input_precision=PRECISION)
@@ -97,7 +101,7 @@ def _forward_kernel(q, k, v, qp, kp, vp, out, lse, row_hash, column_hash,
             shrink = tl.exp2(m - m_new)
             total = total * shrink + tl.sum(p, 1)
             if DROPOUT:
-                column_hashes = _load_vector(column_hash, column, n_keys, BN, EVEN_K)
+                column_hashes = _load_vector(column_hash, columns_n, bh, column, n_keys, BN, EVEN_K, TMA)
                 p = tl.where(hashes[:, None] * column_hashes[None, :] >= threshold, p, 0.0)
             v_tile = _load_rows(v, v_b, v_h, v_n, b, h, column, n_keys, BN, D, EVEN_K, TMA)
             acc = tl.dot(p.to(v_tile.dtype), v_tile, acc * shrink[:, None], input_precision=PRECISION)
@@ -108,8 +112,8 @@ def _forward_kernel(q, k, v, qp, kp, vp, out, lse, row_hash, column_hash,
 
 
 @triton.jit
-def _forward_query_0(k, v, out, lse, row_hash, column_hash, q, q_b, q_h, k_b, k_h, k_n, v_b, v_h, v_n, o_b, o_h,
-                     b, h, n_keys, c, inverse_keep, threshold, BN: tl.constexpr, D: tl.constexpr,
+def _forward_query_0(q, k, v, out, lse, row_hash, column_hash, q_b, q_h, k_b, k_h, k_n, v_b, v_h, v_n, o_b, o_h,
+                     columns_n, b, h, bh, n_keys, c, inverse_keep, threshold, BN: tl.constexpr, D: tl.constexpr,
                      DROPOUT: tl.constexpr):
     """Query 0 alone. Each of BN lanes runs a softmax of its own over every BN-th key; the lanes merge at the end."""
     q_0 = _row_0(q, q_b, q_h, b, h, D)
@@ -126,7 +130,7 @@ def _forward_query_0(k, v, out, lse, row_hash, column_hash, q, q_b, q_h, k_b, k_
         shrink = tl.exp2(m - m_new)
         total = total * shrink + p
         if DROPOUT:
-            hashes = _load_vector(column_hash, column, n_keys, BN, False)
+            hashes = _load_vector(column_hash, columns_n, bh, column, n_keys, BN, False, False)
             p = tl.where(hashes * tl.load(row_hash) >= threshold, p, 0.0)
         acc = acc * shrink[:, None] + p[:, None] * v_tile.to(tl.float32)
         m = m_new
@@ -142,8 +146,8 @@ def _forward_query_0(k, v, out, lse, row_hash, column_hash, q, q_b, q_h, k_b, k_
 
 @triton.jit
 def _delta_kernel(q, k, v, out, d_out, lse, delta, ds_column_0, dk_0, dv_0, row_hash, column_hash,
-                  q_b, q_h, q_n, k_b, k_h, v_b, v_h, o_b, o_h, o_n, g_b, g_h, g_n, heads, n_queries, n_keys,
-                  c, keep, threshold, BM: tl.constexpr, D: tl.constexpr, DROPOUT: tl.constexpr):
+                  q_b, q_h, q_n, k_b, k_h, v_b, v_h, o_b, o_h, o_n, g_b, g_h, g_n, rows_n, columns_n, heads,
+                  n_queries, c, keep, threshold, BM: tl.constexpr, D: tl.constexpr, DROPOUT: tl.constexpr):
     """Program (t, bh), queries t * BM onwards: delta, their column of ds for key 0, and their share of dK_0 and dV_0.
 
     dk_0, dv_0: (B * heads, programs, D) float32 partial sums, added up by _dq_kernel.
@@ -156,98 +160,102 @@ def _delta_kernel(q, k, v, out, d_out, lse, delta, ds_column_0, dk_0, dv_0, row_
     out_tile = _load_rows(out, o_b, o_h, o_n, b, h, row, n_queries, BM, D, False, False).to(tl.float32)
     q_tile = _load_rows(q, q_b, q_h, q_n, b, h, row, n_queries, BM, D, False, False).to(tl.float32)
     sums = tl.sum(d_out_tile * out_tile, 1) * keep
-    tl.store(delta + bh * n_queries + rows, sums, mask=rows < n_queries)
+    tl.store(delta + bh * rows_n + rows, sums, mask=rows < n_queries)
     s = tl.sum(q_tile * _row_0(k, k_b, k_h, b, h, D)[None, :], 1) * c
-    p = tl.exp2(s - _load_vector(lse + bh * n_queries, row, n_queries, BM, False))
+    p = tl.exp2(s - _load_vector(lse, rows_n, bh, row, n_queries, BM, False, False))
     p = tl.where(rows < n_queries, p, 0.0)
     dp = tl.sum(d_out_tile * _row_0(v, v_b, v_h, b, h, D)[None, :], 1)
     p_kept = p
     if DROPOUT:
-        hashes = _load_vector(row_hash + bh * n_queries, row, n_queries, BM, False)
-        kept = hashes * tl.load(column_hash + bh * n_keys) >= threshold
+        hashes = _load_vector(row_hash, rows_n, bh, row, n_queries, BM, False, False)
+        kept = hashes * tl.load(column_hash + bh * columns_n) >= threshold
         dp = tl.where(kept, dp, 0.0)
         p_kept = tl.where(kept, p, 0.0)
     ds = p * (dp - sums)
-    tl.store(ds_column_0 + bh * n_queries + rows, ds, mask=rows < n_queries)
+    tl.store(ds_column_0 + bh * rows_n + rows, ds, mask=rows < n_queries)
     part = (bh * tl.num_programs(0) + tl.program_id(0)) * D + tl.arange(0, D)
     tl.store(dk_0 + part, tl.sum(ds[:, None] * q_tile, 0))
     tl.store(dv_0 + part, tl.sum(p_kept[:, None] * d_out_tile, 0))
 
 
 @triton.jit
-def _dk_dv_kernel(q, k, v, d_out, qp, d_outp, lse, delta, ds, ds_row_0, dk, dv, row_hash, column_hash,
+def _dk_dv_kernel(q, k, v, d_out, lse, delta, row_hash, ds, qp, d_out_p, lse_p, delta_p, row_hash_p, column_hash,
+                  ds_row_0, dk, dv,
                   q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n, g_b, g_h, g_n, dk_b, dk_h, dk_n, dv_b, dv_h, dv_n,
-                  heads, n_queries, n_keys, first, ds_bh, ds_n, c, scale, inverse_keep, threshold,
+                  rows_n, columns_n, ds_keys, ds_queries, heads, n_queries, n_keys, first, c, scale, inverse_keep,
+                  threshold,
                   BM: tl.constexpr, BN: tl.constexpr, D: tl.constexpr, DROPOUT: tl.constexpr, EVEN_Q: tl.constexpr,
                   EVEN_K: tl.constexpr, TMA: tl.constexpr, PRECISION: tl.constexpr, STORE: tl.constexpr):
     """Program (t, i): dK and dV of the keys 1 + t * BN onwards of (sample, head) first + i, and their rows of ds^T.
 
-    ds: (programs i, keys - 1, queries - 1), padded to whole tiles, in the dtype of q.
+    ds: (programs i * ds_keys, ds_queries), the keys - 1 and queries - 1 padded to whole tiles, in the dtype of q.
+    The arguments before qp are descriptors when TMA, else pointers.
     """
     bh = tl.program_id(1) + first
     b, h = bh // heads, bh % heads
     column = 1 + tl.program_id(0) * BN
     columns = column + tl.arange(0, BN)
-    row_hash += bh * n_queries
-    lse += bh * n_queries
-    delta += bh * n_queries
     k_tile = _load_rows(k, k_b, k_h, k_n, b, h, column, n_keys, BN, D, EVEN_K, TMA)
     v_tile = _load_rows(v, v_b, v_h, v_n, b, h, column, n_keys, BN, D, EVEN_K, TMA)
     q_0 = _row_0(qp, q_b, q_h, b, h, D)
-    d_out_0 = _row_0(d_outp, g_b, g_h, b, h, D)
-    p_0 = tl.exp2(tl.sum(k_tile.to(tl.float32) * q_0[None, :], 1) * c - tl.load(lse))
+    d_out_0 = _row_0(d_out_p, g_b, g_h, b, h, D)
+    p_0 = tl.exp2(tl.sum(k_tile.to(tl.float32) * q_0[None, :], 1) * c - tl.load(lse_p + bh * rows_n))
     dp_0 = tl.sum(v_tile.to(tl.float32) * d_out_0[None, :], 1)
     p_0_kept = p_0
     if DROPOUT:
-        column_hashes = _load_vector(column_hash + bh * n_keys, column, n_keys, BN, EVEN_K)
-        kept_0 = column_hashes * tl.load(row_hash) >= threshold
+        column_hashes = _load_vector(column_hash, columns_n, bh, column, n_keys, BN, EVEN_K, False)
+        kept_0 = column_hashes * tl.load(row_hash_p + bh * rows_n) >= threshold
         dp_0 = tl.where(kept_0, dp_0, 0.0)
         p_0_kept = tl.where(kept_0, p_0, 0.0)
-    ds_0 = p_0 * (dp_0 - tl.load(delta))
-    tl.store(ds_row_0 + bh * n_keys + columns, ds_0, mask=columns < n_keys)
+    ds_0 = p_0 * (dp_0 - tl.load(delta_p + bh * rows_n))
+    tl.store(ds_row_0 + bh * columns_n + columns, ds_0, mask=columns < n_keys)
     dk_acc = ds_0[:, None] * q_0[None, :]
     dv_acc = p_0_kept[:, None] * d_out_0[None, :]
-    ds_pointers = (ds + tl.program_id(1).to(tl.int64) * ds_bh + (columns - 1)[:, None] * ds_n
-                   + tl.arange(0, BM)[None, :])
+    ds_row = tl.program_id(1) * ds_keys + column - 1
     for row in tl.range(1, n_queries, BM):
         q_tile = _load_rows(q, q_b, q_h, q_n, b, h, row, n_queries, BM, D, EVEN_Q, TMA)
         s_t = tl.dot(k_tile, tl.trans(q_tile), input_precision=PRECISION)
-        p_t = tl.exp2(s_t * c - _load_vector(lse, row, n_queries, BM, EVEN_Q)[None, :])
+        p_t = tl.exp2(s_t * c - _load_vector(lse, rows_n, bh, row, n_queries, BM, EVEN_Q, TMA)[None, :])
         if not EVEN_K:
             p_t = tl.where((columns < n_keys)[:, None], p_t, 0.0)
         d_out_tile = _load_rows(d_out, g_b, g_h, g_n, b, h, row, n_queries, BM, D, EVEN_Q, TMA)
         dp_t = tl.dot(v_tile, tl.trans(d_out_tile), input_precision=PRECISION)
         p_t_kept = p_t
         if DROPOUT:
-            kept = column_hashes[:, None] * _load_vector(row_hash, row, n_queries, BM, EVEN_Q)[None, :] >= threshold
+            row_hashes = _load_vector(row_hash, rows_n, bh, row, n_queries, BM, EVEN_Q, TMA)
+            kept = column_hashes[:, None] * row_hashes[None, :] >= threshold
             dp_t = tl.where(kept, dp_t, 0.0)
             p_t_kept = tl.where(kept, p_t, 0.0)
         dv_acc = tl.dot(p_t_kept.to(d_out_tile.dtype), d_out_tile, dv_acc, input_precision=PRECISION)
-        ds_t = (p_t * (dp_t - _load_vector(delta, row, n_queries, BM, EVEN_Q)[None, :])).to(q_tile.dtype)
+        deltas = _load_vector(delta, rows_n, bh, row, n_queries, BM, EVEN_Q, TMA)
+        ds_t = (p_t * (dp_t - deltas[None, :])).to(q_tile.dtype)
         if STORE:
-            tl.store(ds_pointers + (row - 1), ds_t)
+            if TMA:
+                ds.store([ds_row, row - 1], ds_t)
+            else:
+                offsets = (ds_row + tl.arange(0, BN)).to(tl.int64)[:, None] * ds_queries
+                tl.store(ds + offsets + (row - 1 + tl.arange(0, BM))[None, :], ds_t)
         dk_acc = tl.dot(ds_t, q_tile, dk_acc, input_precision=PRECISION)
     _store_rows(dk, dk_b, dk_h, dk_n, b, h, column, n_keys, dk_acc * (scale * inverse_keep), BN, D, EVEN_K)
     _store_rows(dv, dv_b, dv_h, dv_n, b, h, column, n_keys, dv_acc * inverse_keep, BN, D, EVEN_K)
 
 
 @triton.jit
-def _dq_kernel(k, kp, ds, ds_row_0, ds_column_0, dk_0, dv_0, dq, dk, dv,
-               k_b, k_h, k_n, dq_b, dq_h, dq_n, dk_b, dk_h, dv_b, dv_h, heads, n_queries, n_keys, parts, first,
-               ds_bh, ds_n, scale, inverse_keep,
+def _dq_kernel(k, ds, kp, ds_row_0, ds_column_0, dk_0, dv_0, dq, dk, dv,
+               k_b, k_h, k_n, dq_b, dq_h, dq_n, dk_b, dk_h, dv_b, dv_h, rows_n, columns_n, ds_keys,
+               ds_queries, heads, n_queries, n_keys, parts, first, scale, inverse_keep,
                BM: tl.constexpr, BN: tl.constexpr, D: tl.constexpr, EVEN_Q: tl.constexpr, EVEN_K: tl.constexpr,
                TMA: tl.constexpr, PRECISION: tl.constexpr):
     """Program (t, i) of (sample, head) first + i: t = 0 is dQ_0, dK_0 and dV_0, t > 0 the tile dQ = ds K."""
     bh = tl.program_id(1) + first
     b, h = bh // heads, bh % heads
-    ds_column_0 += bh * n_queries
     if tl.program_id(0) == 0:
         lanes = tl.arange(0, D)
         acc_0 = tl.zeros([64, D], tl.float32)
         for column in tl.range(1, n_keys, 64):
-            weights_0 = _load_vector(ds_row_0 + bh * n_keys, column, n_keys, 64, False)
+            weights_0 = _load_vector(ds_row_0, columns_n, bh, column, n_keys, 64, False, False)
             acc_0 += weights_0[:, None] * _load_rows(kp, k_b, k_h, k_n, b, h, column, n_keys, 64, D, False, False)
-        dq_0 = tl.sum(acc_0, 0) + tl.load(ds_column_0) * _row_0(kp, k_b, k_h, b, h, D)
+        dq_0 = tl.sum(acc_0, 0) + tl.load(ds_column_0 + bh * rows_n) * _row_0(kp, k_b, k_h, b, h, D)
         dk_sum = tl.zeros([D], tl.float32)
         dv_sum = tl.zeros([D], tl.float32)
         for part in tl.range(0, parts):
@@ -259,12 +267,15 @@ def _dq_kernel(k, kp, ds, ds_row_0, ds_column_0, dk_0, dv_0, dq, dk, dv,
         tl.store(dv + wide * dv_b + h * dv_h + lanes, (dv_sum * inverse_keep).to(dv.dtype.element_ty))
     else:
         row = 1 + (tl.program_id(0) - 1) * BM
-        weights = _load_vector(ds_column_0, row, n_queries, BM, EVEN_Q)
+        weights = _load_vector(ds_column_0, rows_n, bh, row, n_queries, BM, EVEN_Q, False)
         acc = weights[:, None] * _row_0(kp, k_b, k_h, b, h, D)[None, :]
-        ds_pointers = (ds + tl.program_id(1).to(tl.int64) * ds_bh + tl.arange(0, BN)[:, None] * ds_n
-                       + (row - 1) + tl.arange(0, BM)[None, :])
         for column in tl.range(1, n_keys, BN):
-            ds_t = tl.load(ds_pointers + (column - 1) * ds_n)
+            ds_row = tl.program_id(1) * ds_keys + column - 1
+            if TMA:
+                ds_t = ds.load([ds_row, row - 1])
+            else:
+                offsets = (ds_row + tl.arange(0, BN)).to(tl.int64)[:, None] * ds_queries
+                ds_t = tl.load(ds + offsets + (row - 1 + tl.arange(0, BM))[None, :])
             k_tile = _load_rows(k, k_b, k_h, k_n, b, h, column, n_keys, BN, D, EVEN_K, TMA)
             acc = tl.dot(tl.trans(ds_t), k_tile, acc, input_precision=PRECISION)
         _store_rows(dq, dq_b, dq_h, dq_n, b, h, row, n_queries, acc * (scale * inverse_keep), BM, D, EVEN_Q)
@@ -282,7 +293,7 @@ def _mix(x):
 
 
 @triton.jit
-def _hash_kernel(seed, rows, row_hash, column_hash, heads, n_rows, n_columns, HAS_ROWS: tl.constexpr,
+def _hash_kernel(seed, rows, row_hash, column_hash, rows_n, columns_n, heads, n_rows, n_columns, HAS_ROWS: tl.constexpr,
                  BLOCK: tl.constexpr):
     """Program (t, bh, stream): stream 0 hashes rows, 1 columns; the twin of attention._hash."""
     bh, stream = tl.program_id(1), tl.program_id(2)
@@ -299,6 +310,6 @@ def _hash_kernel(seed, rows, row_hash, column_hash, heads, n_rows, n_columns, HA
     x = _mix(x ^ s.to(tl.uint32))
     x = (_mix(x ^ position.to(tl.uint32)) | 1).to(tl.int32, bitcast=True)
     if stream == 0:
-        tl.store(row_hash + bh * n_rows + index, x, mask=index < n)
+        tl.store(row_hash + bh * rows_n + index, x, mask=index < n)
     else:
-        tl.store(column_hash + bh * n_columns + index, x, mask=index < n)
+        tl.store(column_hash + bh * columns_n + index, x, mask=index < n)
