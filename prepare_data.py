@@ -28,103 +28,6 @@ from segments import SEGMENT_DTYPE, SegmentWriter, read_manifest, sha256_of_file
 READERS = {"amigos": amigos, "bci2000": bci2000, "eegmat": eegmat, "simulated": amigos}
 COHORT_FLAGS = ("subjects", "unrated_subjects", "videos", "seconds", "effect", "seed")
 BLOCK = 64  # segments normalised at a time
-FASTEST_RATE = 20_000  # Hz; above that the field that says so is damaged
-
-
-class Moments:
-    """Mean and variance of each channel over everything added, merged as Chan et al. (1979) do."""
-
-    def __init__(self, channels: int):
-        self.points, self.mean, self.squares = 0, np.zeros(channels), np.zeros(channels)
-
-    def add(self, signal):
-        """Take in `signal` (C, n)."""
-        mean = signal.mean(axis=1)
-        self._merge(signal.shape[1], mean, ((signal - mean[:, None]) ** 2).sum(axis=1))
-
-    def merge(self, other: "Moments"):
-        if other.points:
-            self._merge(other.points, other.mean, other.squares)
-
-    def _merge(self, points, mean, squares):
-        total, difference = self.points + points, mean - self.mean
-        self.squares = self.squares + squares + difference**2 * (self.points * points / total)
-        self.mean = self.mean + difference * (points / total)
-        self.points = total
-
-    def sd(self):
-        """(C,) population standard deviation."""
-        return np.sqrt(self.squares / max(1, self.points))
-
-
-def cut(recording, flags):
-    """Filter, resample and cut one recording.
-
-    Returns the kept segments of each modality (k, C, L) float64, their starts (k,) in s, the moments of each modality
-    over all its filtered points, the pieces dropped as (start, seconds, reason), and the notes for the manifest.
-    """
-    dropped, notes, signals, ratio = [], [], {}, {}
-    seconds = min(signal.shape[1] / recording.rate[modality] for modality, signal in recording.signals.items())
-    begin = min(flags.drop_baseline, seconds)
-    end = min(seconds, begin + flags.max_seconds_per_trial) if flags.max_seconds_per_trial else seconds
-    dropped.append((0.0, begin, "before the stimulus (--drop-baseline)"))
-    for modality, signal in recording.signals.items():
-        rate = recording.rate[modality]
-        if not 2 * flags.high < rate <= FASTEST_RATE:
-            raise ValueError(
-                f"{recording.source}: expected {modality} at more than twice --high {flags.high:g} Hz and at most "
-                f"{FASTEST_RATE} Hz, found {rate:g} Hz in trial {recording.trial}; lower --high or take the file out"
-            )
-        signals[modality] = signal[:, round(begin * rate) : round(end * rate)]
-        ratio[modality] = preprocessing.resampling_ratio(rate, flags.rate)
-    count = min(signals[m].shape[1] * up // (down * flags.points) for m, (up, down) in ratio.items())
-
-    reasons = [set() for _ in range(count)]
-    segments, moments = {}, {}
-    for modality, signal in signals.items():
-        rate, (up, down), names = recording.rate[modality], ratio[modality], recording.channels[modality]
-        finite = preprocessing.finite(signal)
-        bad = {"NaN or infinite": ~finite, "constant": preprocessing.constant(signal, round(rate))}
-        for what, mask in bad.items():
-            for i in range(count if mask.any() else 0):
-                touched = mask[:, i * flags.points * down // up : -(-(i + 1) * flags.points * down // up)].any(axis=1)
-                reasons[i].update(f"{what} in {names[channel]}" for channel in np.flatnonzero(touched))
-        clipped = preprocessing.clipped_points(signal)
-        if clipped.any():
-            counts = ", ".join(f"{name} {n}" for name, n in zip(names, clipped) if n)
-            notes.append(f"points of suspected clipping, kept: {counts}")
-
-        moments[modality] = Moments(len(names))
-        grid = np.full((len(names), count * flags.points), np.nan)
-        for first, last in preprocessing.runs(finite.all(axis=0)):
-            # A run shorter than one period of --low says nothing about the pass-band.
-            if (last - first) * flags.low >= rate:
-                run = preprocessing.band_pass(signal[:, first:last], rate, flags.low, flags.high, flags.filter_order)
-                start, run = preprocessing.resample(run, first, up, down)
-                moments[modality].add(run)
-                run = run[:, : max(0, grid.shape[1] - start)]
-                grid[:, start : start + run.shape[1]] = run
-        filled = grid[0, ~np.isnan(grid[0])]
-        if modality == "ecg" and len(filled) and not preprocessing.has_beats(filled, flags.rate):
-            notes.append("ECG without plausible beats")
-            if flags.drop_unusable_ecg:
-                for reason in reasons:
-                    reason.add("ECG without plausible beats (--drop-unusable-ecg)")
-        segments[modality] = grid.reshape(len(names), count, flags.points).swapaxes(0, 1)
-        for reason, segment in zip(reasons, segments[modality]):
-            if not reason and np.isnan(segment).any():
-                reason.add(f"finite run of {modality} shorter than one period of --low")
-
-    length = flags.points / flags.rate
-    for reason, group in groupby(range(count), key=lambda i: "; ".join(sorted(reasons[i]))):
-        if reason:
-            group = list(group)
-            dropped.append((begin + group[0] * length, len(group) * length, reason))
-    dropped.append((begin + count * length, end - begin - count * length, "shorter than a segment"))
-    dropped.append((end, seconds - end, "beyond --max-seconds-per-trial"))
-    kept = [i for i in range(count) if not reasons[i]]
-    starts = begin + np.array(kept) * length
-    return {m: s[kept] for m, s in segments.items()}, starts, moments, [d for d in dropped if d[1] > 1e-6], notes
 
 
 def read_all(reader, paths, raw, channels, flags, manifest):
@@ -142,11 +45,8 @@ def read_all(reader, paths, raw, channels, flags, manifest):
         seen[entry["sha256"]] = entry["file"]
         entry["trials"] = []
         for recording in reader.read(path, channels, flags.ecg_side):
-            if recording.simulated and manifest["sources"] and not manifest["simulated"]:
-                raise ValueError(f"{path}: simulated, while the files before it are recordings; keep the two apart")
-            manifest["simulated"] |= recording.simulated
-            if manifest["simulated"] and not recording.simulated:
-                raise ValueError(f"{path}: a recording, while the files before it are simulated; keep the two apart")
+            if recording.simulated != manifest.setdefault("simulated", recording.simulated):
+                raise ValueError(f"{path}: simulated and real recordings in one set; keep the two apart")
             entry["trials"].append([recording.subject, recording.trial])
             yield recording
         subjects = {subject for subject, _ in entry["trials"]}
@@ -160,23 +60,24 @@ def write_segments(recordings, channels, flags, folder, manifest):
     for subject, group in groupby(recordings, key=lambda recording: recording.subject):
         if subject in manifest["subjects"]:
             raise ValueError(f"subject {subject} comes from files that do not follow each other; rename them")
-        total = {m: Moments(len(names)) for m, names in channels.items()}
+        total = {m: preprocessing.Moments(len(names)) for m, names in channels.items()}
         # The subject's mean and SD are known only after his last recording: until then his segments wait on the disk.
         spools = {m: open(folder / f"{m}.spool", "w+b") for m in channels}
         trials = {}
         for recording in group:
             check_names(recording, trials)
             trials[recording.trial] = recording.source
-            segments, starts, moments, dropped, notes = cut(recording, flags)
+            segments, starts, moments, dropped, notes = preprocessing.cut(recording, flags)
             about = {"subject": subject, "trial": recording.trial}
             manifest["dropped"] += [{**about, "start": a, "seconds": b, "reason": text} for a, b, text in dropped]
             manifest["notes"] += [{**about, "note": note} for note in notes]
             for modality, block in segments.items():
                 total[modality].merge(moments[modality])
                 if flags.normalise == "recording":
-                    block = (block - moments[modality].mean[:, None]) / moments[modality].sd()[:, None]
+                    mean, sd = moments[modality].mean[:, None], moments[modality].sd()[:, None]
+                    block = preprocessing.z_score(block, mean, sd)
                 elif flags.normalise == "segment":
-                    block = (block - block.mean(axis=2, keepdims=True)) / block.std(axis=2, keepdims=True)
+                    block = preprocessing.z_score(block, block.mean(2, keepdims=True), block.std(2, keepdims=True))
                 spools[modality].write(np.ascontiguousarray(block))
             names = (subject, recording.trial, recording.video)
             rows += [(*names, start, recording.arousal, recording.valence) for start in starts]
@@ -185,6 +86,7 @@ def write_segments(recordings, channels, flags, folder, manifest):
             for m, t in total.items()
         }
         for modality, spool in spools.items():
+            mean, sd = total[modality].mean[:, None], total[modality].sd()[:, None]
             with spool:
                 spool.seek(0)
                 shape = (-1, len(channels[modality]), flags.points)
@@ -192,11 +94,11 @@ def write_segments(recordings, channels, flags, folder, manifest):
                 while block := spool.read(size):
                     block = np.frombuffer(block).reshape(shape)
                     if flags.normalise == "subject":
-                        block = (block - total[modality].mean[:, None]) / total[modality].sd()[:, None]
+                        block = preprocessing.z_score(block, mean, sd)
                     if not preprocessing.finite(block).all():
                         raise ValueError(
                             f"{flags.raw}: subject {subject} has {modality} values too large or too small for float32 "
-                            f"(SD {total[modality].sd()}); take the damaged files out"
+                            f"(SD {' '.join(f'{x:g}' for x in sd[:, 0])}); take the damaged files out"
                         )
                     writers[modality].write(block)
             os.remove(spool.name)
@@ -323,17 +225,25 @@ def parse_flags(argv) -> argparse.Namespace:
         default="subject",
         help="zero mean, unit variance of each channel over what (default: %(default)s; paper 4.1.2)",
     )
-    add("--drop-baseline", type=from_zero, default=0.0, help="seconds to drop at each trial's start, 5 for AMIGOS' "
-        "pre-stimulus part (default: %(default)s; assumed)")
+    add(
+        "--drop-baseline",
+        type=from_zero,
+        default=0.0,
+        help="seconds to leave out at each trial's start; AMIGOS has 5 before its stimuli (default: %(default)s; assumed)",
+    )
     add("--max-seconds-per-trial", type=number, help="keep this much of each trial (default: all; assumed)")
-    add("--drop-unusable-ecg", action=argparse.BooleanOptionalAction, default=False,
-        help="drop recordings whose ECG shows no beats, else they are only reported (assumed)")
+    add(
+        "--drop-unusable-ecg",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="drop recordings whose ECG shows no beats, which else are only reported (assumed)",
+    )
     cohort = parser.add_argument_group("simulated cohort (all assumed)")
     cohort.add_argument("--subjects", type=whole, default=8, help="rated people (default: %(default)s)")
     cohort.add_argument("--unrated-subjects", type=int, default=4, help="people without ratings (default: %(default)s)")
     cohort.add_argument("--videos", type=whole, default=16, help="videos a person (default: %(default)s)")
     cohort.add_argument("--seconds", type=number, default=50.0, help="seconds a video (default: %(default)s)")
-    cohort.add_argument("--effect", type=from_zero, default=1.0, help="0: ratings change nothing (default: %(default)s)")
+    cohort.add_argument("--effect", type=from_zero, default=1.0, help="0: none of the ratings (default: %(default)s)")
     cohort.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     add("--fresh", action="store_true", help="replace what was prepared before")
     add("--print-flags", action="store_true", help="print every flag as JSON and stop")
@@ -382,7 +292,6 @@ def run(flags):
             read_manifest(folder)  # --fresh replaces prepared data, never anything else
         manifest = {
             "dataset": flags.dataset,
-            "simulated": flags.dataset == "simulated",
             "channels": channels,
             "rate": flags.rate,
             "points": flags.points,

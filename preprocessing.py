@@ -1,10 +1,11 @@
-"""Pre-processing of one continuous signal (paper 4.1.2): band-pass, resampling, and what to distrust in a recording.
+"""Pre-processing of one recording (paper 4.1.2): what to distrust in it, band-pass, resampling, cutting.
 
 A signal is (C, n) float64 throughout.
 """
 
 from fractions import Fraction
 from functools import lru_cache
+from itertools import groupby
 
 import numpy as np
 from scipy import fft
@@ -14,6 +15,7 @@ from scipy import signal as sp
 # the paper's filter, whose extension so lasts 21 s): by then its memory of the far end has faded to e-20 = 2e-9.
 EXTENSION = 20
 LARGEST_DENOMINATOR = 1000
+FASTEST_RATE = 20_000  # Hz; a file that says more is damaged
 
 
 def finite(signal):
@@ -118,7 +120,7 @@ def resample(signal, start: int, up: int, down: int):
     if up == down:
         return start, signal
     reach, matrix = resampling_matrix(up, down)
-    # As resample_poly does beyond the ends, zeros stand for the points missing since the last one that both grids share.
+    # Like resample_poly beyond the ends, zeros stand for the points since the last one that both grids share.
     missing = start % down
     points, step = missing + signal.shape[1], len(matrix) - 2 * reach
     padded = np.zeros((len(signal), -(-points // step) * step + 2 * reach))
@@ -152,3 +154,105 @@ def has_beats(ecg, rate: float) -> bool:
         shapes = np.stack([qrs[beat - half : beat + half] for beat in beats])
         likeness.append(np.corrcoef(np.vstack([np.median(shapes, axis=0), shapes]))[0, 1:].mean())
     return bool(max(likeness) >= 0.85)
+
+
+class Moments:
+    """Mean and variance of each channel over everything added, merged as Chan et al. (1979) do."""
+
+    def __init__(self, channels: int):
+        self.points, self.mean, self.squares = 0, np.zeros(channels), np.zeros(channels)
+
+    def add(self, signal):
+        """Take in `signal` (C, n)."""
+        mean = signal.mean(axis=1)
+        self._merge(signal.shape[1], mean, ((signal - mean[:, None]) ** 2).sum(axis=1))
+
+    def merge(self, other: "Moments"):
+        if other.points:
+            self._merge(other.points, other.mean, other.squares)
+
+    def _merge(self, points, mean, squares):
+        total, difference = self.points + points, mean - self.mean
+        self.squares = self.squares + squares + difference**2 * (self.points * points / total)
+        self.mean = self.mean + difference * (points / total)
+        self.points = total
+
+    def sd(self):
+        """(C,) population standard deviation."""
+        return np.sqrt(self.squares / max(1, self.points))
+
+
+def z_score(segments, mean, sd):
+    """(segments - mean) / sd; NaN or infinite, without a warning, where sd is 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return (segments - mean) / sd
+
+
+def cut(recording, flags):
+    """Filter, resample and cut one recording as the flags of prepare_data.py say (`points`: L).
+
+    Returns the kept segments of each modality (k, C, L) float64, their starts (k,) in s, the moments of each modality
+    over all its filtered points, the pieces dropped as (start, seconds, reason), and the notes for the manifest.
+    """
+    dropped, notes, signals, ratio = [], [], {}, {}
+    seconds = min(signal.shape[1] / recording.rate[modality] for modality, signal in recording.signals.items())
+    begin = min(flags.drop_baseline, seconds)
+    end = min(seconds, begin + flags.max_seconds_per_trial) if flags.max_seconds_per_trial else seconds
+    dropped.append((0.0, begin, "before the stimulus (--drop-baseline)"))
+    for modality, signal in recording.signals.items():
+        rate = recording.rate[modality]
+        if not 2 * flags.high < rate <= FASTEST_RATE:
+            raise ValueError(
+                f"{recording.source}: expected {modality} at more than twice --high {flags.high:g} Hz and at most "
+                f"{FASTEST_RATE} Hz, found {rate:g} Hz in trial {recording.trial}; lower --high or take the file out"
+            )
+        signals[modality] = signal[:, round(begin * rate) : round(end * rate)]
+        ratio[modality] = resampling_ratio(rate, flags.rate)
+    count = min(signals[m].shape[1] * up // (down * flags.points) for m, (up, down) in ratio.items())
+
+    reasons = [set() for _ in range(count)]
+    segments, moments = {}, {}
+    for modality, signal in signals.items():
+        rate, (up, down), names = recording.rate[modality], ratio[modality], recording.channels[modality]
+        finite = finite(signal)
+        bad = {"NaN or infinite": ~finite, "constant": constant(signal, round(rate))}
+        for what, mask in bad.items():
+            for i in range(count if mask.any() else 0):
+                touched = mask[:, i * flags.points * down // up : -(-(i + 1) * flags.points * down // up)].any(axis=1)
+                reasons[i].update(f"{what} in {names[channel]}" for channel in np.flatnonzero(touched))
+        clipped = clipped_points(signal)
+        if clipped.any():
+            counts = ", ".join(f"{name} {n}" for name, n in zip(names, clipped) if n)
+            notes.append(f"points of suspected clipping, kept: {counts}")
+
+        moments[modality] = Moments(len(names))
+        grid = np.full((len(names), count * flags.points), np.nan)
+        for first, last in runs(finite.all(axis=0)):
+            # A run shorter than one period of --low says nothing about the pass-band.
+            if (last - first) * flags.low >= rate:
+                run = band_pass(signal[:, first:last], rate, flags.low, flags.high, flags.filter_order)
+                start, run = resample(run, first, up, down)
+                moments[modality].add(run)
+                run = run[:, : max(0, grid.shape[1] - start)]
+                grid[:, start : start + run.shape[1]] = run
+        filled = grid[0, ~np.isnan(grid[0])]
+        if modality == "ecg" and len(filled) and not has_beats(filled, flags.rate):
+            notes.append("ECG without plausible beats")
+            if flags.drop_unusable_ecg:
+                for reason in reasons:
+                    reason.add("ECG without plausible beats (--drop-unusable-ecg)")
+        segments[modality] = grid.reshape(len(names), count, flags.points).swapaxes(0, 1)
+        for reason, segment in zip(reasons, segments[modality]):
+            if not reason and np.isnan(segment).any():
+                reason.add(f"finite run of {modality} shorter than one period of --low")
+
+    length = flags.points / flags.rate
+    for reason, group in groupby(range(count), key=lambda i: "; ".join(sorted(reasons[i]))):
+        if reason:
+            group = list(group)
+            dropped.append((begin + group[0] * length, len(group) * length, reason))
+    dropped.append((begin + count * length, end - begin - count * length, "shorter than a segment"))
+    dropped.append((end, seconds - end, "beyond --max-seconds-per-trial"))
+    kept = [i for i in range(count) if not reasons[i]]
+    starts = begin + np.array(kept) * length
+    return {m: s[kept] for m, s in segments.items()}, starts, moments, [d for d in dropped if d[1] > 1e-6], notes

@@ -30,18 +30,17 @@ def sources(raw) -> list[Path]:
 def read(path, channels, ecg_side="left"):
     """The videos of one subject, in the file's order; a trial is named by its video, for each is seen once."""
     path = Path(path)
-    try:
-        cells = loadmat(path, variable_names=(*VARIABLES, "simulated"))
-    except OSError:
-        raise
-    except Exception as error:  # scipy raises whatever the damaged bytes lead it to
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise ValueError(f"{path}: expected a MAT 5 file, found a damaged one ({reason}); download it again") from error
+    with open(path, "rb") as file:
+        try:
+            cells = loadmat(file, variable_names=(*VARIABLES, "simulated"))
+        except Exception as error:  # scipy raises whatever the damaged bytes lead it to
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise ValueError(f"{path}: expected a MAT 5 file, found {reason}; download it again") from error
     for name in VARIABLES:
         cell = cells.get(name)
         if cell is None or cell.dtype != object or cell.shape != (1, 20):
             found = "nothing" if cell is None else f"{cell.shape} of {cell.dtype}"
-            raise ValueError(f"{path}: expected {name} as a (1, 20) cell, found {found}; is it AMIGOS' preprocessed file?")
+            raise ValueError(f"{path}: expected {name} as a (1, 20) cell, found {found}; is it a file of AMIGOS?")
     columns = {
         modality: [COLUMNS.index(ecg_side)] if modality == "ecg" else pick_channels(names, COLUMNS, path)
         for modality, names in channels.items()
