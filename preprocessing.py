@@ -214,8 +214,8 @@ def cut(recording, flags):
     segments, moments = {}, {}
     for modality, signal in signals.items():
         rate, (up, down), names = recording.rate[modality], ratio[modality], recording.channels[modality]
-        finite = finite(signal)
-        bad = {"NaN or infinite": ~finite, "constant": constant(signal, round(rate))}
+        usable = finite(signal)
+        bad = {"NaN or infinite": ~usable, "constant": constant(signal, round(rate))}
         for what, mask in bad.items():
             for i in range(count if mask.any() else 0):
                 touched = mask[:, i * flags.points * down // up : -(-(i + 1) * flags.points * down // up)].any(axis=1)
@@ -227,7 +227,7 @@ def cut(recording, flags):
 
         moments[modality] = Moments(len(names))
         grid = np.full((len(names), count * flags.points), np.nan)
-        for first, last in runs(finite.all(axis=0)):
+        for first, last in runs(usable.all(axis=0)):
             # A run shorter than one period of --low says nothing about the pass-band.
             if (last - first) * flags.low >= rate:
                 run = band_pass(signal[:, first:last], rate, flags.low, flags.high, flags.filter_order)
