@@ -23,15 +23,15 @@ LONG_VIDEOS = ("N1", "P1", "B1", "U1")
 
 # What one unit of felt arousal or valence (two points of the rating scale) changes; `effect` multiplies all of them.
 EFFECTS = {
-    "heart_rate": 5.0,  # beats/min, arousal
+    "heart_rate": 6.0,  # beats/min, arousal
     "heart_rate_variability": -0.40,  # log amplitude of the 0.1 Hz and irregular parts, arousal
-    "respiratory_modulation": 0.40,  # log depth in beat intervals and beat heights, valence
-    "alpha_power": -0.25,  # log amplitude, arousal
-    "beta_power": 0.20,  # log amplitude, arousal
-    "frontal_asymmetry": 0.30,  # log alpha amplitude, right half of it up and left half down, valence
+    "respiratory_modulation": 0.55,  # log depth in beat intervals and beat heights, valence
+    "alpha_power": -0.28,  # log amplitude, arousal
+    "beta_power": 0.22,  # log amplitude, arousal
+    "frontal_asymmetry": 0.35,  # log alpha amplitude, right half of it up and left half down, valence
     "skin_responses": 0.40,  # log rate, arousal
 }
-DISTURBANCE = 1.1  # SD of what each modality follows besides the rating, in units of felt emotion
+DISTURBANCE = 1.2  # SD of what each modality follows besides the rating, in units of felt emotion
 DISTURBANCE_SECONDS = 8.0  # between its independent values
 
 # One value a channel: AF3 F7 F3 FC5 T7 P7 O1 O2 P8 T8 FC6 F4 F8 AF4.
@@ -41,6 +41,7 @@ BLINK = np.array([70, 50, 35, 20, 5, 0, 0, 0, 0, 5, 20, 35, 50, 70.0])  # uV at 
 HEMISPHERE = np.array([-0.5, -1, -1, -0.5, 0, 0, 0, 0, 0, 0, 0.5, 1, 1, 0.5])  # share of the frontal asymmetry
 BACKGROUND, COMMON, LINE = 8.0, 3.0, 1.0  # uV, SD of a channel's own 1/f part and of what all channels share
 
+HEIGHT = 0.22  # log fall of the beats for each unit of breathing depth; deeper than in most people
 # P, Q, R, S, T: delay from R (s, where a beat lasts 1 s), width (s), height in the right- and left-arm lead (mV).
 WAVES = (
     (-0.17, 0.022, 0.10, 0.14),
@@ -79,10 +80,11 @@ def draw_ratings(rng, videos):
 
 
 def follow(rng, rating, samples):
-    """What one modality follows (samples,): the rating in units of felt emotion, and its own slow disturbance."""
+    """What one modality follows (samples,), in units of felt emotion: the rating plus its own slow disturbance,
+    bent to stay within two units."""
     steps = np.arange(0, samples / RATE + DISTURBANCE_SECONDS, DISTURBANCE_SECONDS)
     disturbance = np.interp(np.arange(samples) / RATE, steps, rng.normal(0, DISTURBANCE, len(steps)))
-    return (rating - 5) / 2 + disturbance
+    return 2 * np.tanh(((rating - 5) / 2 + disturbance) / 2)
 
 
 def shaped_noise(rng, amplitude, shape):
@@ -138,7 +140,7 @@ def simulate_ecg(rng, person, arousal, valence, effect=1.0):
     phase = np.cumsum(rate) / RATE + rng.uniform()
     beats = np.interp(np.arange(1, int(phase[-1])), phase, time)
     interval = np.diff(beats, prepend=2 * beats[0] - beats[1])
-    height = 1 - 0.15 * np.interp(beats, time, depth * (1 + breathing))  # a filled lung conducts less
+    height = np.exp(-HEIGHT * np.interp(beats, time, depth * (1 + breathing)))  # a filled lung conducts less
 
     window = np.arange(-RATE // 2, RATE)
     index = np.round(beats * RATE).astype(int)[:, None] + window + margin
