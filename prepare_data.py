@@ -229,7 +229,7 @@ def parse_flags(argv) -> argparse.Namespace:
         "--drop-baseline",
         type=from_zero,
         default=0.0,
-        help="seconds to leave out at each trial's start; AMIGOS has 5 before its stimuli (default: %(default)s; assumed)",
+        help="seconds to leave out at each trial's start, 5 before AMIGOS' stimuli (default: %(default)s; assumed)",
     )
     add("--max-seconds-per-trial", type=number, help="keep this much of each trial (default: all; assumed)")
     add(

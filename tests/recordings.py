@@ -1,4 +1,4 @@
-"""Raw files for the tests: the real ones where they are, and small ones written straight from the sets' descriptions."""
+"""Raw files for the tests: the real ones where they are, and small ones written from the sets' descriptions."""
 
 import os
 from pathlib import Path

@@ -1,7 +1,18 @@
 import edfio
 import numpy as np
 import pytest
-from recordings import AMIGOS_COLUMNS, EEG, LONG, SHORT, amigos_signal, edf_signal, ratings, real, write_amigos, write_edf
+from recordings import (
+    AMIGOS_COLUMNS,
+    EEG,
+    LONG,
+    SHORT,
+    amigos_signal,
+    edf_signal,
+    ratings,
+    real,
+    write_amigos,
+    write_edf,
+)
 from scipy.io import savemat
 
 from datasets import amigos, bci2000, eegmat, normalise_name, pick_channels
@@ -11,8 +22,8 @@ BOTH = {"eeg": EEG, "ecg": ["ECG"]}
 
 @pytest.mark.parametrize(
     "spelling, name",
-    [("EEG F7", "F7"), ("F7..", "F7"), ("Fp1.", "FP1"), (" t7 ", "T7"), ("EEG T3", "T7"), ("T4", "T8"), ("eeg t5", "P7"),
-     ("T6..", "P8"), ("ECG ECG", "ECG"), ("EEG", "EEG"), ("T10.", "T10"), ("FT 7", "FT7")],
+    [("EEG F7", "F7"), ("F7..", "F7"), ("Fp1.", "FP1"), (" t7 ", "T7"), ("EEG T3", "T7"), ("T4", "T8"),
+     ("eeg t5", "P7"), ("T6..", "P8"), ("ECG ECG", "ECG"), ("EEG", "EEG"), ("T10.", "T10"), ("FT 7", "FT7")],
 )  # fmt: skip
 def test_names_are_normalised(spelling, name):
     assert normalise_name(spelling) == name
@@ -50,8 +61,8 @@ def test_amigos_layout(tmp_path):
 
 def test_amigos_folders_and_order(tmp_path):
     """Flat and foldered files, and nothing else, by subject."""
-    for name in ("Data_Preprocessed_P10/Data_Preprocessed_P10.mat", "Data_Preprocessed_P02.mat", "Data_Original_P01.mat"):
-        write_amigos(tmp_path / name, {})
+    for name in ("Data_Preprocessed_P10/Data_Preprocessed_P10", "Data_Preprocessed_P02", "Data_Original_P01"):
+        write_amigos(tmp_path / f"{name}.mat", {})
     assert [path.name[-7:-4] for path in amigos.sources(tmp_path)] == ["P02", "P10"]
 
 

@@ -15,7 +15,8 @@ def folder(tmp_path):
     rng = np.random.default_rng(0)
     np.save(tmp_path / "eeg.npy", rng.normal(size=(ROWS, 10, POINTS)).astype("f4"))
     np.save(tmp_path / "ecg.npy", rng.normal(size=(ROWS, 1, POINTS)).astype("f4"))
-    np.save(tmp_path / "segments.npy", np.array([("P01", "9", "9", 10.0 * i, 3, 4) for i in range(ROWS)], SEGMENT_DTYPE))
+    rows = [("P01", "9", "9", 10.0 * i, 3, 4) for i in range(ROWS)]
+    np.save(tmp_path / "segments.npy", np.array(rows, SEGMENT_DTYPE))
     manifest = {
         "dataset": "amigos",
         "simulated": False,

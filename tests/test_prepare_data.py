@@ -1,0 +1,507 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import edfio
+import numpy as np
+import pytest
+from recordings import (
+    AMIGOS_COLUMNS,
+    EEG,
+    LONG,
+    SHORT,
+    amigos_signal,
+    edf_signal,
+    ratings,
+    real,
+    write_amigos,
+    write_edf,
+)
+from scipy import signal as sp
+
+import prepare_data
+from segments import open_segments
+
+SCRIPT = Path(prepare_data.__file__)
+OLD_NAMES = "F7 F3 T3 T5 O1 O2 T6 T4 F4 F8".split()
+
+
+def prepare(*flags):
+    """Run the script as a user would, and open what it wrote."""
+    flags = [str(flag) for flag in flags]
+    assert prepare_data.main(flags) == 0
+    out = Path(flags[flags.index("--out") + 1])
+    return open_segments(out / flags[flags.index("--dataset") + 1])
+
+
+def by_hand(signal, rate):
+    """FACTS of the paper with SciPy alone: order 8, 0.8-50 Hz, there and back, 21 s of extension, then 128 Hz."""
+    sos = sp.butter(8, [0.8, 50], "bandpass", fs=rate, output="sos")
+    slowest = np.abs(sp.sos2zpk(sos)[1]).max()
+    extra = int(np.ceil(-20 / np.log(slowest)))
+    filtered = sp.sosfiltfilt(sos, np.pad(signal, (extra, extra), "reflect", reflect_type="odd"), padtype=None)
+    return sp.resample_poly(filtered[extra:-extra], 128, int(rate))
+
+
+def cut_by_hand(trials):
+    """Per channel z-scored over all `trials` (C, n_i), each cut into whole ten-second segments."""
+    whole = np.concatenate(trials, axis=1)
+    mean, sd = whole.mean(axis=1, keepdims=True), whole.std(axis=1, keepdims=True)
+    return [
+        ((trial - mean) / sd)[:, i * 1280 : (i + 1) * 1280] for trial in trials for i in range(trial.shape[1] // 1280)
+    ], (mean[:, 0], sd[:, 0])
+
+
+def test_real_eegmat_by_hand(tmp_path):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    files = [real("eegmat", f"Subject31_{n}.edf") for n in (1, 2)]
+    for file in files:
+        (raw / file.name).symlink_to(file)
+    segments = prepare("--dataset", "eegmat", "--raw", raw, "--out", tmp_path / "data")
+    trials = []
+    for file in files:
+        signals = {signal.label: signal.data for signal in edfio.read_edf(file).signals}
+        names = [f"EEG {name}" for name in OLD_NAMES] + ["ECG ECG"]
+        trials.append(np.stack([by_hand(signals[name], 500) for name in names]))
+    expected, (mean, sd) = cut_by_hand(trials)
+    expected = np.stack(expected)
+    assert expected.shape == (8 + 6, 11, 1280)
+    np.testing.assert_allclose(segments.signals["eeg"], expected[:, :10], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(segments.signals["ecg"], expected[:, 10:], rtol=1e-6, atol=1e-6)
+    assert segments.table["trial"].tolist() == ["Subject31_1"] * 8 + ["Subject31_2"] * 6
+    assert segments.table["start"].tolist() == [*range(0, 80, 10), *range(0, 60, 10)]
+    assert set(segments.table["arousal"]) == {1, 9} and np.isnan(segments.table["valence"]).all()
+
+    # The figures of the manifest make the points before cutting mean 0 and variance 1.
+    for modality, rows in (("eeg", slice(0, 10)), ("ecg", slice(10, 11))):
+        kept = segments.manifest["subjects"]["Subject31"][modality]
+        points = np.concatenate(trials, axis=1)[rows]
+        scaled = (points - np.array(kept["mean"])[:, None]) / np.array(kept["sd"])[:, None]
+        assert np.abs(scaled.mean(axis=1)).max() < 1e-9 and np.abs(scaled.var(axis=1) - 1).max() < 1e-9
+        np.testing.assert_allclose(kept["sd"], sd[rows], rtol=1e-9)
+        assert kept["points"] == [points.shape[1]] * len(points)
+    [piece] = [p for p in segments.manifest["dropped"] if p["trial"] == "Subject31_2"]
+    assert piece == {
+        "subject": "Subject31", "trial": "Subject31_2", "start": 60, "seconds": 2, "reason": "shorter than a segment"
+    }  # fmt: skip
+
+
+def test_real_bci2000_by_hand(tmp_path):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "S001R01.edf").symlink_to(real("eegmmidb", "S001", "S001R01.edf"))
+    segments = prepare("--dataset", "bci2000", "--raw", tmp_path / "raw", "--out", tmp_path / "data")
+    edf = edfio.read_edf(tmp_path / "raw" / "S001R01.edf")
+    signals = {signal.label.rstrip("."): signal.data for signal in edf.signals}
+    expected, _ = cut_by_hand([np.stack([by_hand(signals[name], 160) for name in EEG])])
+    assert len(expected) == 6 and list(segments.signals) == ["eeg"]
+    np.testing.assert_allclose(segments.signals["eeg"], expected, rtol=1e-6, atol=1e-6)
+
+
+def test_all_real_eegmat(tmp_path, capsys):
+    """The share of each subject, and the one ECG without beats: reported, and dropped only on demand."""
+    raw = real("eegmat")
+    segments = prepare("--dataset", "eegmat", "--raw", raw, "--out", tmp_path, "--max-seconds-per-trial", 62)
+    assert segments.manifest["counts"] == {"subjects": 15, "trials": 30, "segments": 180, "hours": 0.5}
+    assert "Subject20_2: ECG without plausible beats" in capsys.readouterr().out
+    assert [n["trial"] for n in segments.manifest["notes"] if "beats" in n["note"]] == ["Subject20_2"]
+    dropped = prepare(
+        *("--dataset", "eegmat", "--raw", raw, "--out", tmp_path / "b"),
+        *("--max-seconds-per-trial", 62, "--drop-unusable-ecg"),
+    )
+    assert len(dropped.table) == 174 and "Subject20_2" not in dropped.table["trial"]
+    assert any(p["trial"] == "Subject20_2" and "beats" in p["reason"] for p in dropped.manifest["dropped"])
+
+
+@pytest.fixture
+def amigos_raw(tmp_path):
+    """Two subjects, two layouts, different orders of the videos; 35 s, 21 s and 10 s."""
+    videos = {0: (amigos_signal(1, 4480), ratings(2, 8)), 3: (amigos_signal(2, 2688), ratings(7, 3))}
+    write_amigos(tmp_path / "raw" / "Data_Preprocessed_P01.mat", videos)
+    other = {v: (signal + 5, rated) for v, (signal, rated) in videos.items()} | {17: (amigos_signal(3, 1280), None)}
+    name = "Data_Preprocessed_P02"
+    write_amigos(tmp_path / "raw" / name / f"{name}.mat", other, SHORT[::-1] + LONG)
+    return tmp_path / "raw"
+
+
+def test_amigos_by_hand(amigos_raw, tmp_path):
+    segments = prepare("--dataset", "amigos", "--raw", amigos_raw, "--out", tmp_path / "data")
+    assert segments.table["subject"].tolist() == ["P01"] * 5 + ["P02"] * 6
+    assert segments.table["trial"].tolist() == ["4"] * 3 + ["10"] * 2 + ["138"] * 3 + ["36"] * 2 + ["P1"]
+    np.testing.assert_array_equal(segments.table["arousal"], np.float32([2, 2, 2, 7, 7, 2, 2, 2, 7, 7, np.nan]))
+    np.testing.assert_array_equal(segments.table["valence"], np.float32([8, 8, 8, 3, 3, 8, 8, 8, 3, 3, np.nan]))
+    columns = [AMIGOS_COLUMNS.index(name) for name in [*EEG, "ECG_L"]]
+    raw = [amigos_signal(1, 4480)[:, columns], amigos_signal(2, 2688)[:, columns]]
+    trials = [np.stack([by_hand(channel, 128) for channel in signal.T]) for signal in raw]
+    expected = np.stack(cut_by_hand(trials)[0])
+    np.testing.assert_allclose(segments.signals["eeg"][:5], expected[:, :10], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(segments.signals["ecg"][:5], expected[:, 10:], rtol=1e-6, atol=1e-6)
+    assert segments.manifest["simulated"] is False
+    source = segments.manifest["sources"][1]
+    assert source["subject"] == "P02" and source["trials"] == [["P02", "138"], ["P02", "36"], ["P02", "P1"]]
+    assert source["size"] == (amigos_raw / source["file"]).stat().st_size
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
+@pytest.mark.parametrize("rate, dataset", [(128, "amigos"), (500, "eegmat")])
+def test_one_bad_point_costs_one_segment(tmp_path, value, rate, dataset, monkeypatch):
+    """Runs on either side are filtered alone; a damaged EDF cannot hold NaN, so the reader puts it there."""
+    raw, trials = tmp_path / "raw", {}
+    bad = round(13.37 * rate)
+    if dataset == "amigos":
+        trials = {"4": amigos_signal(1, 4480).T, "5": amigos_signal(2, 4480).T}
+        trials["4"][2, bad] = value
+        write_amigos(raw / "Data_Preprocessed_P01.mat", {i: (trials[t].T, ratings(2, 2)) for i, t in enumerate(trials)})
+        rows = [AMIGOS_COLUMNS.index(name) for name in [*EEG, "ECG_L"]]
+    else:
+        for number in (1, 2):
+            write_edf(raw / f"Subject01_{number}.edf", edf_signal(number, 35, 500), [*EEG, "ECG ECG"], 500)
+            signals = edfio.read_edf(raw / f"Subject01_{number}.edf").signals
+            trials[f"Subject01_{number}"] = np.stack([signal.data for signal in signals])
+        trials["Subject01_1"][1, bad] = value
+        rows = range(11)
+        read = prepare_data.READERS["eegmat"].read
+
+        def damaged(path, *rest):
+            [recording] = read(path, *rest)
+            if path.stem.endswith("_1"):
+                recording.signals["eeg"][1, bad] = value
+            yield recording
+
+        monkeypatch.setattr(prepare_data.READERS["eegmat"], "read", damaged)
+    segments = prepare("--dataset", dataset, "--raw", raw, "--out", tmp_path / "data", "--normalise", "none")
+    first, second = trials
+    assert segments.table["trial"].tolist() == [first, first, second, second, second]
+    assert segments.table["start"].tolist() == [0, 20, 0, 10, 20]
+    [piece] = [p for p in segments.manifest["dropped"] if p["reason"] != "shorter than a segment"]
+    assert piece["trial"] == first and (piece["start"], piece["seconds"]) == (10, 10)
+    assert piece["reason"] == "NaN or infinite in F3"
+
+    # Beside the bad point: each side alone by hand, zeros standing for the missing points when it is resampled.
+    ups = np.zeros((11, 35 * rate))
+    sos = sp.butter(8, [0.8, 50], "bandpass", fs=rate, output="sos")
+    extra = int(np.ceil(-20 / np.log(np.abs(sp.sos2zpk(sos)[1]).max())))
+    for start, stop in ((0, bad), (bad + 1, 35 * rate)):
+        for row, channel in enumerate(rows):
+            if row == 10:  # the ECG has no gap
+                start, stop = 0, 35 * rate
+            run = np.pad(trials[first][channel][start:stop], (extra, extra), "reflect", reflect_type="odd")
+            ups[row, start:stop] = sp.sosfiltfilt(sos, run, padtype=None)[extra:-extra]
+    after = np.where(np.arange(35 * rate) > bad, ups, 0)
+    after[10] = ups[10]
+    for segment, run in ((0, ups), (1, after)):
+        expected = sp.resample_poly(run, 128, rate, axis=1)[:, segment * 2560 :][:, :1280]
+        scale = expected.std()
+        near_gap = slice(0, 1270 if segment == 0 else 1280)  # where before and after mix in this way of resampling
+        found = np.concatenate([segments.signals["eeg"][segment], segments.signals["ecg"][segment]])
+        np.testing.assert_allclose(found[:, near_gap], expected[:, near_gap], rtol=1e-5, atol=1e-6 * scale)
+
+
+def test_a_bad_column_drops_the_trial_and_not_the_subject(amigos_raw, tmp_path):
+    signal = amigos_signal(1, 4480)
+    signal[:, 5] = np.nan
+    videos = {0: (signal, ratings(2, 2)), 1: (amigos_signal(2, 4480), ratings(3, 3))}
+    write_amigos(amigos_raw / "Data_Preprocessed_P01.mat", videos)
+    flags = "--dataset", "amigos", "--raw", amigos_raw, "--out", tmp_path / "data"
+    segments = prepare(*flags)
+    assert segments.table["trial"][:3].tolist() == ["5"] * 3 and len(segments.table) == 9
+    piece = segments.manifest["dropped"][0]
+    assert (piece["start"], piece["seconds"], piece["reason"]) == (0, 30, "NaN or infinite in P7")
+    ecg = prepare(*flags[:-1], tmp_path / "ecg", "--modalities", "ecg")
+    assert ecg.table["trial"][:6].tolist() == ["4"] * 3 + ["5"] * 3 and list(ecg.signals) == ["ecg"]
+
+
+def test_constant_second_drops_its_segments_and_nothing_else(amigos_raw, tmp_path):
+    signal = amigos_signal(1, 4480)
+    signal[1250:1400, 12] = 3.0  # F8, across the border of the first two segments
+    signal[3000:3100, 12] = 3.0  # under a second
+    signal[3000:4000, 3] = 1.0  # FC5, which nobody uses
+    write_amigos(amigos_raw / "Data_Preprocessed_P01.mat", {0: (signal, ratings(2, 2))})
+    segments = prepare("--dataset", "amigos", "--raw", amigos_raw, "--out", tmp_path / "data")
+    assert segments.table["start"][segments.table["subject"] == "P01"].tolist() == [20]
+    assert segments.manifest["dropped"][0]["reason"] == "constant in F8"
+    assert (segments.manifest["dropped"][0]["start"], segments.manifest["dropped"][0]["seconds"]) == (0, 20)
+
+
+def test_no_segment_crosses_a_trial(tmp_path):
+    """Trials marked by a rhythm of their own: each segment has that of its trial alone, as loud as everywhere."""
+    t, frequencies, videos = np.arange(128 * 37) / 128, (5, 9, 14, 20), {}
+    for v, frequency in enumerate(frequencies):
+        signal = amigos_signal(v, len(t)) * 1e-3
+        signal[:, :14] += np.sin(2 * np.pi * frequency * t)[:, None]
+        videos[v] = signal, ratings(2, 2)
+    write_amigos(tmp_path / "raw" / "Data_Preprocessed_P01.mat", videos)
+    segments = prepare("--dataset", "amigos", "--raw", tmp_path / "raw", "--out", tmp_path / "data")
+    assert len(segments.table) == 12
+    power = np.abs(np.fft.rfft(segments.signals["eeg"], axis=2)) ** 2
+    for row, spectrum in zip(segments.table, power.mean(axis=1)):
+        own = frequencies[SHORT.index(row["trial"])]
+        assert spectrum[own * 10] > 0.99 * spectrum.sum()
+
+
+@pytest.mark.parametrize("scope", ["recording", "segment", "none"])
+def test_other_normalisations(amigos_raw, tmp_path, scope):
+    segments = prepare("--dataset", "amigos", "--raw", amigos_raw, "--out", tmp_path / "data", "--normalise", scope)
+    columns = [AMIGOS_COLUMNS.index(name) for name in EEG]
+    trial = np.stack([by_hand(x, 128) for x in amigos_signal(2, 2688)[:, columns].T])
+    pieces = np.stack([trial[:, :1280], trial[:, 1280:2560]])
+    if scope == "recording":
+        pieces = (pieces - trial.mean(axis=1)[:, None]) / trial.std(axis=1)[:, None]
+    elif scope == "segment":
+        pieces = (pieces - pieces.mean(axis=2, keepdims=True)) / pieces.std(axis=2, keepdims=True)
+    np.testing.assert_allclose(segments.signals["eeg"][3:5], pieces, rtol=1e-5, atol=1e-6)
+
+
+def test_baseline_limit_length_and_ecg_side(amigos_raw, tmp_path):
+    flags = "--dataset", "amigos", "--raw", amigos_raw, "--out"
+    segments = prepare(*flags, tmp_path / "a", "--drop-baseline", 5, "--max-seconds-per-trial", 20)
+    assert segments.table["start"].tolist() == [5, 15, 5, 5, 15, 5]  # 35 s, 21 s; the same again; 10 s hold none
+    columns = [AMIGOS_COLUMNS.index(name) for name in EEG]
+    raw = [amigos_signal(1, 4480)[640:3200, columns], amigos_signal(2, 2688)[640:3200, columns]]
+    trials = [np.stack([by_hand(channel, 128) for channel in signal.T]) for signal in raw]
+    np.testing.assert_allclose(segments.signals["eeg"][:3], np.stack(cut_by_hand(trials)[0]), rtol=1e-5, atol=1e-6)
+    pieces = [p for p in segments.manifest["dropped"] if (p["subject"], p["trial"]) == ("P01", "4")]
+    assert [(p["start"], p["seconds"]) for p in pieces] == [(0, 5), (25, 10)]
+
+    short = prepare(*flags, tmp_path / "b", "--seconds-per-segment", 2.5, "--ecg-side", "right", "--normalise", "none")
+    assert short.signals["ecg"].shape == (14 + 8 + 14 + 8 + 4, 1, 320) and short.manifest["points"] == 320
+    right = by_hand(amigos_signal(1, 4480)[:, 14], 128)
+    np.testing.assert_allclose(short.signals["ecg"][:14].reshape(-1), right[: 14 * 320], rtol=1e-5, atol=1e-5)
+
+
+def test_copies_are_read_once(amigos_raw, tmp_path):
+    copy = amigos_raw / "Data_Preprocessed_P03.mat"
+    copy.write_bytes((amigos_raw / "Data_Preprocessed_P01.mat").read_bytes())
+    segments = prepare("--dataset", "amigos", "--raw", amigos_raw, "--out", tmp_path / "data")
+    assert set(segments.table["subject"]) == {"P01", "P02"} and len(segments.manifest["sources"]) == 2
+    assert any(
+        "Data_Preprocessed_P03.mat has the same bytes as Data_Preprocessed_P01.mat" in p["reason"]
+        for p in segments.manifest["dropped"]
+    )
+    prepare("--dataset", "amigos", "--raw", amigos_raw, "--out", tmp_path / "data")
+
+
+def test_simulated_cohort_says_so_and_stays_apart(tmp_path, capsys):
+    flags = "--subjects", 2, "--unrated-subjects", 1, "--videos", 2, "--seconds", 20
+    raw = tmp_path / "raw"
+    segments = prepare("--dataset", "simulated", "--raw", raw, "--out", tmp_path / "data", *flags)
+    assert segments.manifest["simulated"] is True and segments.manifest["dataset"] == "simulated"
+    assert segments.manifest["counts"]["segments"] == 12 and not segments.manifest["notes"]
+    assert "simulated" in capsys.readouterr().out
+    assert np.isnan(segments.table["arousal"]).sum() == 4
+    write_amigos(raw / "Data_Preprocessed_P99.mat", {0: (amigos_signal(1, 1280), None)})
+    refused(capsys, "--dataset", "amigos", "--raw", raw, "--out", tmp_path / "data", words="simulated and real")
+
+
+def test_the_same_command_again_returns_at_once(amigos_raw, tmp_path, capsys):
+    flags = "--dataset", "amigos", "--raw", amigos_raw, "--out", tmp_path / "data"
+    prepare(*flags)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "data" / "amigos").iterdir()}
+    prepare(*flags)
+    assert "nothing to do" in capsys.readouterr().out
+    os.utime(amigos_raw / "Data_Preprocessed_P01.mat")  # touched, the same bytes
+    prepare(*flags)
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "data" / "amigos").iterdir()}
+
+    refused(capsys, *flags, "--low", 1, words="--low 0.8, not 1.0")
+    refused(capsys, *flags, "--modalities", "eeg", words="--modalities")
+    assert prepare_data.main([str(flag) for flag in (*flags, "--json")]) == 0
+    assert json.loads(capsys.readouterr().out)["segments"] == 11
+    segments = prepare(*flags, "--low", 1, "--fresh")
+    assert segments.manifest["preprocessing"]["low"] == 1
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["amigos"]
+
+    write_amigos(amigos_raw / "Data_Preprocessed_P01.mat", {0: (amigos_signal(9, 4480), None)})
+    refused(capsys, *flags, "--low", 1, words="Data_Preprocessed_P01.mat")
+    write_amigos(amigos_raw / "Data_Preprocessed_P05.mat", {})
+    refused(capsys, *flags, "--low", 1, words="P01.mat")
+    (amigos_raw / "Data_Preprocessed_P01.mat").unlink()
+    refused(capsys, *flags, "--low", 1, words="is gone")
+
+
+def test_equal_bytes_from_equal_files(amigos_raw, tmp_path):
+    flags = "--dataset", "amigos", "--raw", amigos_raw, "--out"
+    prepare(*flags, tmp_path / "a")
+    prepare(*flags, tmp_path / "b")
+    for name in ("eeg.npy", "ecg.npy", "segments.npy", "manifest.json"):
+        assert (tmp_path / "a" / "amigos" / name).read_bytes() == (tmp_path / "b" / "amigos" / name).read_bytes()
+
+
+def test_flags_are_the_papers(capsys):
+    """FACTS: 0.8-50 Hz, order 8, 128 Hz, ten seconds, per subject, left ECG."""
+    assert prepare_data.main(["--dataset", "amigos", "--print-flags"]) == 0
+    flags = json.loads(capsys.readouterr().out)
+    assert (flags["low"], flags["high"], flags["filter_order"], flags["rate"]) == (0.8, 50, 8, 128)
+    assert (flags["seconds_per_segment"], flags["normalise"], flags["ecg_side"]) == (10, "subject", "left")
+    assert flags["modalities"] == ["eeg", "ecg"] and flags["drop_baseline"] == 0
+
+
+def refused(capsys, *flags, words):
+    """One line on stderr that holds `words`, exit code 2, nothing left in the output folder that was not there."""
+    flags = [str(flag) for flag in flags]
+    out = Path(flags[flags.index("--out") + 1]) if "--out" in flags else Path("nowhere")
+    before = sorted(out.rglob("*"))
+    capsys.readouterr()
+    assert prepare_data.main(flags) == 2
+    captured = capsys.readouterr()
+    [line] = captured.err.splitlines()
+    assert line.startswith("prepare_data.py: ") and words in line, line
+    assert captured.out == "" and sorted(out.rglob("*")) == before
+
+
+def overwrite(path, videos, **extra):
+    write_amigos(path / "Data_Preprocessed_P01.mat", videos, **extra)
+
+
+def edit(path, change):
+    path.write_bytes(change(path.read_bytes()))
+
+
+NAN = np.full((4480, 17), np.nan)
+BAD_AMIGOS = {
+    "no folder": ("no such folder", lambda raw: raw.rename(raw.with_name("elsewhere"))),
+    "no files": ("no file of amigos", lambda raw: [path.rename(path.with_suffix(".x")) for path in raw.rglob("*.mat")]),
+    "empty file": ("P01.mat", lambda raw: edit(raw / "Data_Preprocessed_P01.mat", lambda b: b"")),
+    "cut short": ("P01.mat", lambda raw: edit(raw / "Data_Preprocessed_P01.mat", lambda b: b[:9999])),
+    "not a MAT file": ("P01.mat", lambda raw: edit(raw / "Data_Preprocessed_P01.mat", lambda b: b"<html>" * 99)),
+    "a folder for a file": ("P03.mat", lambda raw: (raw / "Data_Preprocessed_P03.mat").mkdir()),
+    "wrong columns": ("(n, 17)", lambda raw: overwrite(raw, {0: (np.zeros((999, 14)), None)})),
+    "wrong rating": ("from 1 to 9", lambda raw: overwrite(raw, {0: (amigos_signal(0, 1280), ratings(0, 5))})),
+    "the same trial twice": (
+        "already",
+        lambda raw: overwrite(raw, {v: (amigos_signal(v, 1280), None) for v in (0, 1)}, order=["7"] * 20),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_AMIGOS)
+def test_bad_files_end_in_one_line(amigos_raw, tmp_path, capsys, case):
+    words, damage = BAD_AMIGOS[case]
+    damage(amigos_raw)
+    refused(capsys, "--dataset", "amigos", "--raw", amigos_raw, "--out", tmp_path / "data", words=words)
+    assert not list(tmp_path.glob("data/*"))
+
+
+@pytest.mark.parametrize("signal", [NAN, NAN * 0 + 3, np.zeros((1279, 17)), np.zeros((1, 17))])
+def test_nothing_usable_ends_in_one_line(tmp_path, capsys, signal):
+    write_amigos(tmp_path / "raw" / "Data_Preprocessed_P01.mat", {0: (np.nan_to_num(signal, nan=np.nan), None)})
+    refused(
+        capsys, "--dataset", "amigos", "--raw", tmp_path / "raw", "--out", tmp_path / "data", words="no segment is left"
+    )
+
+
+@pytest.mark.parametrize(
+    "words, names, rate",
+    [("channel F8 is missing", [*EEG[:-1], "Cz", "ECG"], 500), ("ECG is missing", [*EEG, "Cz"], 500),
+     ("channel T7 is there 2 times", [*EEG, "T3"], 500), ("found 90 Hz", [*EEG, "ECG"], 90),
+     ("found 25000 Hz", [*EEG, "ECG"], 25000)],
+)  # fmt: skip
+def test_wrong_channels_and_rates_end_in_one_line(tmp_path, capsys, words, names, rate):
+    write_edf(tmp_path / "raw" / "Subject01_1.edf", edf_signal(0, 2, rate), names, rate)
+    refused(capsys, "--dataset", "eegmat", "--raw", tmp_path / "raw", "--out", tmp_path / "data", words=words)
+
+
+def test_rates_that_differ_between_channels(tmp_path, capsys):
+    raw, rates = tmp_path / "raw", [160] * 9 + [320]
+    raw.mkdir()
+    edfio.Edf([edfio.EdfSignal(np.arange(4 * r) % 7.0, r, label=name) for name, r in zip(EEG, rates)]).write(
+        raw / "S001R01.edf"
+    )
+    refused(capsys, "--dataset", "bci2000", "--raw", raw, "--out", tmp_path / "data", words="[160.0, 320.0]")
+
+
+@pytest.mark.parametrize(
+    "words, flags",
+    [("--low 60", ["--low", 60]), ("--rate 100", ["--rate", 100]), ("whole number", ["--seconds-per-segment", 0.3333]),
+     ("bci2000 holds eeg alone", ["--modalities", "ecg"]), ("--ecg-side left", ["--ecg-side", "left"]),
+     ("--drop-unusable-ecg", ["--drop-unusable-ecg"])],
+)  # fmt: skip
+def test_contradicting_flags_end_in_one_line(tmp_path, capsys, words, flags):
+    refused(capsys, "--dataset", "bci2000", "--raw", tmp_path, "--out", tmp_path / "data", *flags, words=words)
+
+
+def test_other_folders_are_never_replaced(amigos_raw, tmp_path, capsys):
+    (tmp_path / "data" / "amigos").mkdir(parents=True)
+    (tmp_path / "data" / "amigos" / "thesis.txt").write_text("mine")
+    flags = "--dataset", "amigos", "--raw", amigos_raw, "--out", tmp_path / "data"
+    refused(capsys, *flags, words="manifest.json")
+    refused(capsys, *flags, "--fresh", words="manifest.json")
+
+
+def test_output_that_is_no_folder(amigos_raw, tmp_path, capsys):
+    (tmp_path / "data").write_text("a file")
+    refused(capsys, "--dataset", "amigos", "--raw", amigos_raw, "--out", tmp_path / "data", words="data")
+
+
+def test_unwritable_output(amigos_raw, tmp_path, capsys):
+    refused(capsys, "--dataset", "amigos", "--raw", amigos_raw, "--out", "/proc/nowhere", words="/proc/nowhere")
+
+
+def test_another_run_at_work(amigos_raw, tmp_path, capsys):
+    import fcntl
+
+    partial = tmp_path / "data" / ".amigos.partial"
+    partial.mkdir(parents=True)
+    handle = os.open(partial, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    flags = "--dataset", "amigos", "--raw", amigos_raw, "--out", tmp_path / "data"
+    refused(capsys, *flags, words="another run")
+    os.close(handle)  # as when the other run was killed
+    (partial / "eeg.npy").write_bytes(b"half")
+    prepare(*flags)
+    assert not partial.exists()
+
+
+def test_full_disk_leaves_nothing(tmp_path):
+    """On a real file system of 300 kB; the segments need about 500 kB more than that."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "none", disk], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"no small disk can be mounted here: {mounted.stderr.strip()}")
+    try:
+        write_amigos(tmp_path / "raw" / "Data_Preprocessed_P01.mat", {0: (amigos_signal(1, 10240), ratings(2, 8))})
+        command = [sys.executable, SCRIPT, "--dataset", "amigos", "--raw", tmp_path / "raw", "--out", disk / "data"]
+        run = subprocess.run(command, capture_output=True, text=True)
+        assert run.returncode == 2 and "No space left" in run.stderr and len(run.stderr.splitlines()) == 1, run.stderr
+        assert not list((disk / "data").iterdir())
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_a_killed_run_leaves_nothing_that_looks_finished(amigos_raw, tmp_path):
+    """Killed in the middle of writing, then the same command again."""
+    flags = ["--dataset", "amigos", "--raw", str(amigos_raw), "--out", str(tmp_path / "data")]
+    code = (
+        "import os, sys, prepare_data\n"
+        "prepare_data.preprocessing.cut = lambda *rest: os.kill(os.getpid(), 9)\n"
+        "prepare_data.main(sys.argv[1:])"
+    )
+    run = subprocess.run([sys.executable, "-c", code, *flags], cwd=SCRIPT.parent)
+    assert run.returncode == -9 and not (tmp_path / "data" / "amigos").exists()
+    assert len(prepare(*flags).table) == 11 and [p.name for p in (tmp_path / "data").iterdir()] == ["amigos"]
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_recordings_of_a_subject(tmp_path):
+    """Peak resident memory, all imports included, of 4 and of 16 recordings of three minutes at 500 Hz."""
+    peaks = {}
+    for count in (4, 16):
+        for number in range(count):
+            path = tmp_path / f"raw{count}" / f"S001R{number:02d}.edf"
+            write_edf(path, edf_signal(number, 180, 500)[:10], EEG, 500)
+        code = (
+            "import re, sys, prepare_data\n"
+            "assert prepare_data.main(sys.argv[1:]) == 0\n"
+            # getrusage would count what this process had when it was forked
+            "print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])"
+        )
+        flags = ["--dataset", "bci2000", "--raw", tmp_path / f"raw{count}", "--out", tmp_path / f"data{count}"]
+        run = subprocess.run([sys.executable, "-c", code, *flags], cwd=SCRIPT.parent, capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr
+        peaks[count] = int(run.stdout.split()[-1])
+        assert len(open_segments(tmp_path / f"data{count}" / "bci2000").table) == 18 * count
+    print(f"peak resident memory: {peaks} kB")
+    assert peaks[16] < 1.1 * peaks[4]
