@@ -17,11 +17,9 @@ if ! cmp -s requirements.txt .venv/requirements.txt; then
     cp requirements.txt .venv/
 fi
 
-out=data
-[ "$seed $effect" = "0 1" ] || out=data/$name
-$python prepare_data.py --dataset simulated --out "$out" --seed "$seed" --effect "$effect"
+$python prepare_data.py --dataset simulated --raw "raw/$name" --out "data/$name" --seed "$seed" --effect "$effect"
 
-run=(--run "runs/$name" --data "$out/simulated" --n-folds 3 --seed "$seed" --threads 1 --batch-size 16)
+run=(--run "runs/$name" --data "data/$name/simulated" --n-folds 3 --seed "$seed" --threads 1 --batch-size 16)
 network=(--cnn-channels 16 32 32 --layers 1 --heads 1 --ffn 64 --dropout 0)
 
 single_modality() {  # modality, fold
