@@ -17,7 +17,6 @@ from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 import folds
 import paper
 import training
-from segments import open_segments
 
 ROWS = (  # table 1: EEG; table 2: ECG, EEG, fused; table 3: fused
     ("EEG, no pre-training", "eeg", "-random"),
@@ -27,6 +26,7 @@ ROWS = (  # table 1: EEG; table 2: ECG, EEG, fused; table 3: fused
     ("Fused, no pre-training", "fused", "-random"),
     ("Fused", "fused", ""),
 )
+AGAIN = "remove it and call the script that wrote it again"
 
 
 def parse() -> argparse.Namespace:
@@ -55,26 +55,21 @@ def open_finished(args: argparse.Namespace) -> folds.Run:
 
 def read_predictions(path: Path, run: folds.Run, fold: int, target: str) -> np.ndarray:
     """The test predictions of one fold; ValueError unless they are those of the fold's rated test segments."""
-    try:
-        predictions = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path}: expected test predictions, found no readable .npy ({error}); write it again")
-    if predictions.dtype != training.PREDICTION_DTYPE or predictions.ndim != 1:
-        raise ValueError(
-            f"{path}: expected rows of {training.PREDICTION_DTYPE}, found {predictions.dtype}; write it again"
-        )
+    predictions = folds.load_array(path, AGAIN)
     rows = run.split(fold)
     labels = run.labels(target, rows["train"])
     test = folds.rated(labels, rows["test"])
-    if not np.array_equal(np.sort(predictions["segment"]), test):
-        raise ValueError(
-            f"{path}: expected one prediction for each of the {len(test)} test segments of fold {fold}, found others"
-        )
-    if not np.array_equal(predictions["label"], labels[predictions["segment"]]):
-        raise ValueError(f"{path}: expected the labels of threshold {run.settings['threshold']}, found others")
-    if not ((predictions["probability"] >= 0) & (predictions["probability"] <= 1)).all():
-        raise ValueError(f"{path}: expected probabilities from 0 to 1, found others")
-    return predictions
+    if predictions.dtype != training.PREDICTION_DTYPE or predictions.ndim != 1:
+        expected = f"rows of {training.PREDICTION_DTYPE}"
+    elif not np.array_equal(np.sort(predictions["segment"]), test):
+        expected = f"one prediction for each of the {len(test)} test segments of fold {fold}"
+    elif not np.array_equal(predictions["label"], labels[predictions["segment"]]):
+        expected = f"the labels of --threshold {run.settings['threshold']}"
+    elif not ((predictions["probability"] >= 0) & (predictions["probability"] <= 1)).all():
+        expected = "probabilities from 0 to 1"
+    else:
+        return predictions
+    raise ValueError(f"{path}: expected {expected}, found others; {AGAIN}")
 
 
 def scores(label: np.ndarray, probability: np.ndarray) -> dict[str, float]:

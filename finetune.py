@@ -60,13 +60,14 @@ def main() -> None:
     identity = {**run.identity, "fold": args.fold, "modality": args.modality}
     path = folder(args) / "pretrain.pt"
     if pretrained:
-        training.check_identity(path, pretrained["identity"], identity)
+        training.check_identity(path, pretrained["identity"], {**identity, "target": None})
         if pretrained["epoch"] < pretrained["flags"]["epochs"]:
             raise ValueError(
                 f"{path}: pre-training stopped after {pretrained['epoch']} of {pretrained['flags']['epochs']} epochs; "
                 "call pretrain.py again to finish it"
             )
-    identity |= {"target": args.target, "init": args.init, "init_sha256": sha256_of_file(path) if pretrained else None}
+    identity |= {"target": args.target, "threshold": args.threshold, "init": args.init}
+    identity["init_sha256"] = sha256_of_file(path) if pretrained else None
     name = args.target + ("-random" if args.init == "random" else "")
     path, predictions = folder(args) / f"{name}.pt", folder(args) / f"{name}.npy"
     if training.is_done(path, predictions, identity, args):
@@ -95,6 +96,7 @@ def main() -> None:
         return F.binary_cross_entropy_with_logits(logits.float(), truth[places])
 
     channels = {args.modality: run.data.manifest["channels"][args.modality]}
+    run.start()
     training.fit(model, loss, train, validation, training.step_decay(args), path, args, identity, channels)
     logits = training.predict(model.classify, model, signals, test, args)
     training.write_predictions(predictions, rows["test"], labels, logits)

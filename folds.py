@@ -29,6 +29,11 @@ SETTINGS = {  # what a run is made of besides its data, and the defaults
     "threshold": "global",
     "seed": 0,
 }
+HASHED = {  # what else two scripts of a run must agree on, and how a difference is called
+    "data_set": "another data set",
+    "folds_sha256": "other folds",
+    "data_sha256": "other segments, pre-processing or recordings",
+}
 
 
 @dataclass(frozen=True)
@@ -42,8 +47,16 @@ class Run:
 
     @property
     def identity(self) -> dict:
-        """What a checkpoint must agree with to belong to this run."""
-        return {key: self.settings[key] for key in ("folds_sha256", "data_sha256")}
+        """What a checkpoint must agree with to belong to this run. The threshold matters only where labels are used."""
+        return {key: value for key, value in self.settings.items() if key not in ("data", "threshold")}
+
+    def start(self) -> None:
+        """Write folds.npy and run.json, unless an earlier script did; called once every check has passed."""
+        path = self.folder / "run.json"
+        if not path.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.folder / "folds.npy", lambda file: np.save(file, self.folds))
+            write_atomically(path, lambda file: file.write((json.dumps(self.settings, indent=1) + "\n").encode()))
 
     def split(self, fold: int) -> dict[str, np.ndarray]:
         """Rows (int64) of `train`, `validation`, `test` and `pretrain`, each in order.
@@ -87,7 +100,8 @@ class Run:
             if name == "train" or len(found) == 0:
                 raise ValueError(f"{problem}; use another --split, --threshold or --fold-seed")
             print(f"note: {problem}")
-        print(f"fold {fold}, {target}: " + ", ".join(f"{len(part)} {name}" for name, part in parts.items()) + " segments")
+        counts = ", ".join(f"{len(part)} {name}" for name, part in parts.items())
+        print(f"fold {fold}, {target}: {counts} segments")
         return parts, labels
 
     def labels(self, target: str, train: np.ndarray) -> np.ndarray:
@@ -228,67 +242,74 @@ def threshold_flag(text: str) -> str:
     return text
 
 
-def read_json(path: Path, keys: tuple[str, ...]) -> dict:
-    """The object in a JSON file, which must have `keys`; ValueError otherwise."""
+def read_run(path: Path) -> dict:
+    """What run.json says; ValueError where it is damaged."""
     try:
         content = json.loads(path.read_text())
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: expected JSON, found {error}")
-    missing = [key for key in keys if not isinstance(content, dict) or key not in content]
-    if missing:
-        raise ValueError(f"{path}: expected the key {missing[0]}, found none; the run was not written by these scripts")
+    except ValueError as error:
+        raise ValueError(f"{path}: expected JSON, found {error}; use another --run")
+    kinds = {**dict.fromkeys(("data", *HASHED), str), **{name: type(value) for name, value in SETTINGS.items()}}
+    for key, kind in kinds.items():
+        found = content.get(key) if isinstance(content, dict) else None
+        if type(found) is not kind:
+            raise ValueError(f"{path}: expected {key} as {kind.__name__}, found {found!r}; use another --run")
     return content
 
 
 def resolve_flags(args) -> None:
     """Fill the run's flags that the user left out, from run.json where there is one."""
     path = args.run / "run.json"
-    known = read_json(path, (*SETTINGS, "data")) if path.exists() else {"data": "data/amigos", **SETTINGS}
+    known = read_run(path) if path.exists() else {"data": "data/amigos", **SETTINGS}
     for name, value in known.items():
         if hasattr(args, name) and getattr(args, name) is None:
             setattr(args, name, Path(value) if name == "data" else value)
 
 
 def open_run(args) -> Run:
-    """Open the run of `args` (resolved); the first script of a run writes run.json and folds.npy.
+    """Open the run of `args` (resolved), which may be a new one.
 
     Raises ValueError where the flags, the data or folds.npy differ from what the run was started with.
     """
     data = open_segments(args.data)
-    if len(data.table) == 0:
-        raise ValueError(f"{args.data}: expected segments, found none")
     folds = assign_folds(data.table, args.split, args.n_folds, args.fold_seed)
     settings = {
         "data": str(args.data),
         "data_set": data.manifest["dataset"],
         **{name: getattr(args, name) for name in SETTINGS},
+        "data_sha256": data_sha256(data),
         "folds_sha256": hashlib.sha256(folds.tobytes()).hexdigest(),
-        "data_sha256": hashlib.sha256((data.segments_sha256 + data.preprocessing_sha256).encode()).hexdigest(),
     }
     path, folds_path = args.run / "run.json", args.run / "folds.npy"
-    if not path.exists():
-        args.run.mkdir(parents=True, exist_ok=True)
-        write_atomically(folds_path, lambda file: np.save(file, folds))
-        write_atomically(path, lambda file: file.write((json.dumps(settings, indent=1) + "\n").encode()))
-    known = read_json(path, tuple(settings))
-    for name in settings:
-        if name == "data" or known[name] == settings[name]:
-            continue
-        if name == "data_sha256":
-            clash = f"was started with other segments or pre-processing than {args.data} holds"
-        else:
-            clash = f"was started with --{name.replace('_', '-')} {known[name]}, found {settings[name]}"
-        raise ValueError(f"{path}: this run {clash}; use another --run")
-    try:
-        stored = np.load(folds_path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{folds_path}: expected the run's folds, found {error}")
-    if stored.dtype != folds.dtype or not np.array_equal(stored, folds):
-        raise ValueError(
-            f"{folds_path}: expected the folds of --split {args.split} --fold-seed {args.fold_seed}, found others; "
-            "the file was changed: use another --run"
-        )
+    if path.exists():
+        known = read_run(path)
+        for name, found in settings.items():
+            if name != "data" and known[name] != found:
+                clash = f"{HASHED[name]} than {args.data} gives" if name in HASHED else f"{known[name]}, found {found}"
+                flag = "" if name in HASHED else f"--{name.replace('_', '-')} "
+                raise ValueError(f"{path}: this run was started with {flag}{clash}; use another --run")
+        stored = load_array(folds_path, "use another --run")
+        if stored.dtype != folds.dtype or not np.array_equal(stored, folds):
+            raise ValueError(
+                f"{folds_path}: expected the folds of --split {args.split} --fold-seed {args.fold_seed}, found others; "
+                "the file was changed: use another --run"
+            )
     return Run(args.run, settings, data, folds)
+
+
+def data_sha256(data: Segments) -> str:
+    """One hash of the segments, of their pre-processing and of the recordings they were cut from."""
+    recordings = sorted(source["sha256"] for source in data.manifest["sources"])
+    return hashlib.sha256("".join([data.segments_sha256, data.preprocessing_sha256, *recordings]).encode()).hexdigest()
+
+
+def load_array(path: Path, advice: str) -> np.ndarray:
+    """The array of a small .npy file; ValueError, ending in `advice`, where there is none."""
+    try:
+        with open(path, "rb") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"{path}: expected a whole .npy file, found: {reason}; {advice}")
 
 
 def write_atomically(path: Path, write) -> None:
@@ -301,8 +322,10 @@ def write_atomically(path: Path, write) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
+        reason = error.strerror or error  # numpy's own has no strerror
+        raise OSError(error.errno, f"could not be written ({reason}); nothing there was changed", str(path))
+    finally:
         temporary.unlink(missing_ok=True)
-        raise OSError(error.errno, f"could not be written ({error.strerror}); nothing there was changed", str(path))
 
 
 def check_leaks(run: Run, rows: dict[str, np.ndarray], extra: list[Segments]) -> None:

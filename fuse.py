@@ -58,7 +58,9 @@ def main() -> None:
     train, validation, test = np.split(np.arange(len(all_rows)), np.cumsum([len(part) for part in places])[:-1])
     truth = torch.from_numpy(labels[all_rows].astype(np.float32)).to(args.device)
 
-    bases, identity = [], {**run.identity, "fold": args.fold, "target": args.target, "init": args.init}
+    identity = {**run.identity, "fold": args.fold, "target": args.target}
+    identity |= {"threshold": args.threshold, "init": args.init}
+    bases = []
     for modality in paper.MODALITIES:
         path = args.run / modality / f"fold{args.fold}" / f"{name}.pt"
         state = training.load_checkpoint(path, f"run finetune.py --modality {modality} with the same flags first")
@@ -90,6 +92,7 @@ def main() -> None:
         return F.binary_cross_entropy_with_logits(model(features[places]).float(), truth[places])
 
     channels = {modality: run.data.manifest["channels"][modality] for modality in paper.MODALITIES}
+    run.start()
     training.fit(model, loss, train, validation, training.step_decay(args), path, args, identity, channels)
     with torch.no_grad(), training.autocast(args):
         logits = model.eval()(features[test]).float()

@@ -1,17 +1,24 @@
 """Small prepared data sets, written from the file contract and not by prepare_data.py."""
 
 import hashlib
+import io
 import json
+import runpy
 import subprocess
 import sys
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
+import torch
 
 ROOT = Path(__file__).parent.parent
 POINTS = 96
 DTYPE = [("subject", "U16"), ("trial", "U32"), ("video", "U16"), ("start", "f8"), ("arousal", "f4"), ("valence", "f4")]
 NETWORK = "--cnn-kernels 5 3 --cnn-channels 6 8 --layers 1 --heads 2 --ffn 12".split()
+PRETRAIN = (*NETWORK, *"--mvp-hidden 8 --mask-probability 0.2 --epochs 2 --warmup-epochs 1 --batch-size 32".split())
+FINETUNE = "--classifier-hidden 6 --epochs 2 --batch-size 32".split()
+FUSE = "--fusion-hidden 6 --epochs 2 --batch-size 32".split()
 
 
 def write_set(folder, name="mini", subjects=6, unrated=1, trials=4, segments=5, signal=True, seed=0) -> Path:
@@ -71,3 +78,31 @@ def script(name, *flags, cwd, **options) -> subprocess.CompletedProcess:
     """Run one of our scripts as its user would."""
     command = [sys.executable, str(ROOT / name), *map(str, flags)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, **options)
+
+
+def call(name, *flags, cwd) -> subprocess.CompletedProcess:
+    """The same in this process, without the seconds that importing PyTorch takes; a traceback passes through."""
+    argv, threads, code = sys.argv, torch.get_num_threads(), 0
+    out, error = io.StringIO(), io.StringIO()
+    sys.argv = [name, *map(str, flags)]
+    try:
+        with chdir(cwd), redirect_stdout(out), redirect_stderr(error):
+            runpy.run_path(str(ROOT / name), run_name="__main__")
+    except SystemExit as stop:
+        code = stop.code or 0
+    finally:
+        sys.argv = argv
+        torch.set_num_threads(threads)
+    return subprocess.CompletedProcess(sys.argv, code, out.getvalue(), error.getvalue())
+
+
+def done(name, *flags, cwd) -> str:
+    """Call a script that must succeed; what it printed."""
+    finished = call(name, *flags, cwd=cwd)
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+def contents(folder) -> dict[str, bytes | None]:
+    """Every path below a folder, with what a file holds."""
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}

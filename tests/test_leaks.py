@@ -1,0 +1,210 @@
+"""No way of mixing what must be kept apart goes through: each ends in one line, exit code 2, and nothing written."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from prepared import FINETUNE, FUSE, PRETRAIN, call, contents, done, edit_manifest, write_set
+
+EEG = ("--modality", "eeg", "--fold", 1)
+COMMANDS = {
+    "pretrain.py": ("pretrain.py", *EEG, *PRETRAIN),
+    "finetune.py": ("finetune.py", *EEG, "--target", "arousal", *FINETUNE),
+    "fuse.py": ("fuse.py", "--target", "arousal", "--fold", 1, *FUSE),
+    "evaluate.py": ("evaluate.py",),
+}
+
+
+def refused(work, script, *flags, says):
+    """The script, called with `flags`, exits with 2 and one line that holds each of `says`; nothing is changed."""
+    before = contents(work)
+    finished = call(*COMMANDS[script], *flags, cwd=work)
+    assert finished.returncode == 2, finished.stdout
+    assert finished.stderr.startswith(f"{script}: ") and finished.stderr.count("\n") == 1
+    for words in says:
+        assert words in finished.stderr
+    assert contents(work) == before
+
+
+def copy(work, source, target):
+    shutil.copy(work / "runs" / "paper" / source, work / "runs" / "paper" / target)
+
+
+@pytest.mark.parametrize("script", COMMANDS)
+def test_nothing_is_done_twice(work, script):
+    before = contents(work)
+    assert script == "evaluate.py" or "already done" in done(*COMMANDS[script], cwd=work)
+    assert contents(work) == before
+
+
+@pytest.mark.parametrize("script", COMMANDS)
+def test_edited_folds(work, script):
+    path = work / "runs" / "paper" / "folds.npy"
+    folds = np.load(path)
+    one, two = np.flatnonzero(folds == 1)[0], np.flatnonzero(folds == 2)[0]
+    folds[[one, two]] = folds[[two, one]]
+    np.save(path, folds)
+    refused(work, script, says=["runs/paper/folds.npy", "the file was changed"])
+
+
+@pytest.mark.parametrize("script", ["pretrain.py", "finetune.py", "fuse.py"])
+@pytest.mark.parametrize(
+    "flag, known, value",
+    [
+        ("--fold-seed", "0", "1"),
+        ("--threshold", "global", "5.0"),
+        ("--split", "segment", "subject"),
+        ("--seed", "0", "1"),
+        ("--n-folds", "4", "5"),
+        ("--validation-parts", "9", "5"),
+    ],
+)
+def test_another_setting_in_the_same_run(work, script, flag, known, value):
+    refused(work, script, flag, value, says=["runs/paper/run.json", f"{flag} {known}, found {value}", "another --run"])
+
+
+def another_filter(folder):
+    edit_manifest(folder, lambda manifest: manifest["preprocessing"].update(low=0.5))
+
+
+def other_ratings(folder):
+    table = np.load(folder / "segments.npy")
+    table["arousal"][table["trial"] == "t0"] = 9
+    np.save(folder / "segments.npy", table)
+
+
+def other_recordings(folder):
+    edit_manifest(folder, lambda manifest: manifest["sources"][0].update(sha256="0" * 64))
+
+
+@pytest.mark.parametrize("script", COMMANDS)
+@pytest.mark.parametrize("change", [another_filter, other_ratings, other_recordings])
+def test_data_prepared_otherwise(work, script, change):
+    change(work / "data" / "amigos")
+    refused(work, script, says=["runs/paper/run.json", "segments, pre-processing or recordings", "data/amigos"])
+
+
+def test_another_data_set(work):
+    write_set(work / "data" / "other", name="other")
+    for script in COMMANDS:
+        refused(work, script, "--data", "data/other", says=["runs/paper/run.json", "another data set", "data/other"])
+
+
+def test_pretraining_of_another_fold(work):
+    copy(work, "eeg/fold2/pretrain.pt", "eeg/fold1/pretrain.pt")
+    refused(work, "finetune.py", says=["eeg/fold1/pretrain.pt", "fold 1, found 2"])
+    refused(work, "pretrain.py", says=["eeg/fold1/pretrain.pt", "fold 1, found 2"])
+
+
+def test_pretraining_of_the_other_modality(work):
+    copy(work, "ecg/fold1/pretrain.pt", "eeg/fold1/pretrain.pt")
+    refused(work, "finetune.py", says=["eeg/fold1/pretrain.pt", "modality eeg, found ecg"])
+
+
+def test_pretraining_with_other_validation_parts(work):
+    flags = "--n-folds", 4, "--validation-parts", 4, "--run", "runs/other"
+    done("pretrain.py", *EEG, *PRETRAIN, *flags, cwd=work)
+    copy(work, "../other/eeg/fold1/pretrain.pt", "eeg/fold1/pretrain.pt")
+    refused(work, "finetune.py", says=["eeg/fold1/pretrain.pt", "validation parts 9, found 4"])
+
+
+def test_fine_tuned_model_as_a_pretrained_one(work):
+    copy(work, "eeg/fold1/arousal.pt", "eeg/fold1/pretrain.pt")
+    refused(work, "finetune.py", says=["eeg/fold1/pretrain.pt", "target None, found arousal"])
+
+
+def test_pretraining_replaced_after_fine_tuning(work):
+    done("pretrain.py", *EEG, *PRETRAIN, "--lr", 1e-3, "--fresh", cwd=work)
+    refused(work, "finetune.py", says=["eeg/fold1/arousal.pt", "init sha256"])
+
+
+def test_base_models_of_two_folds(work):
+    copy(work, "eeg/fold2/arousal.pt", "eeg/fold1/arousal.pt")
+    refused(work, "fuse.py", says=["eeg/fold1/arousal.pt", "fold 1, found 2"])
+
+
+@pytest.mark.parametrize(
+    "flags, says",
+    [
+        (("--target", "valence"), "target arousal, found valence"),
+        (("--target", "arousal", "--init", "random"), "init pretrained, found random"),
+        (("--target", "arousal", "--threshold", "5", "--run", "runs/other"), "threshold global, found 5.0"),
+    ],
+)
+def test_base_model_of_another_making(work, flags, says):
+    if "runs/other" in flags:
+        done("pretrain.py", *EEG, *PRETRAIN, "--n-folds", 4, "--run", "runs/other", cwd=work)
+        (work / "runs" / "other" / "run.json").unlink()
+        flags = (*flags, "--n-folds", 4)
+    done("finetune.py", *EEG, *FINETUNE, *flags, cwd=work)
+    name = "../other/eeg/fold1/arousal.pt" if "runs/other" in flags else "eeg/fold1/" + (
+        "arousal-random.pt" if "random" in flags else "valence.pt"
+    )
+    copy(work, name, "eeg/fold1/arousal.pt")
+    refused(work, "fuse.py", says=["eeg/fold1/arousal.pt", says])
+
+
+def test_base_model_replaced_after_fusion(work):
+    done("finetune.py", *EEG, "--target", "arousal", *FINETUNE, "--lr", 1e-3, "--fresh", cwd=work)
+    refused(work, "fuse.py", says=["fused/fold1/arousal.pt", "base sha256"])
+
+
+def test_predictions_of_another_fold_or_threshold(work):
+    path = work / "runs" / "paper" / "eeg" / "fold1" / "arousal.npy"
+    predictions = np.load(path)
+    changed = predictions.copy()
+    changed["label"][0] ^= 1
+    np.save(path, changed)
+    refused(work, "evaluate.py", says=["eeg/fold1/arousal.npy", "the labels of --threshold global"])
+    copy(work, "eeg/fold2/arousal.npy", "eeg/fold1/arousal.npy")
+    refused(work, "evaluate.py", says=["eeg/fold1/arousal.npy", "test segments of fold 1"])
+
+
+def extra_set(work, name, first, last):
+    """A further set made of the source files of the subjects first .. last - 1 of data/amigos."""
+    folder = write_set(work / "data" / name, name=name, subjects=last - first, unrated=0)
+    sources = json.loads((work / "data" / "amigos" / "manifest.json").read_text())["sources"][first:last]
+    edit_manifest(folder, lambda manifest: manifest.update(sources=sources))
+    return folder
+
+
+@pytest.mark.parametrize("split", ["segment", "block", "trial", "video", "subject"])
+def test_the_same_recordings_under_another_name(work, split):
+    extra_set(work, "other", 0, 6)
+    flags = "--extra", "data/other", "--run", "runs/new", "--split", split, "--n-folds", 3
+    refused(work, "pretrain.py", *flags, says=["data/other", "its source S", "data/amigos", "--extra"])
+
+
+@pytest.mark.parametrize("split", ["segment", "block", "trial", "video", "subject"])
+def test_a_held_out_trial_in_other_files(work, split):
+    folder = write_set(work / "data" / "copy", name="mini", seed=1)  # the same people and trials, other bytes
+    flags = "--extra", folder, "--run", "runs/new", "--split", split, "--n-folds", 3
+    refused(work, "pretrain.py", *flags, says=["data/copy", "of mini are held out", "--extra"])
+
+
+def test_the_set_itself_as_extra(work):
+    refused(work, "pretrain.py", "--extra", "data/amigos", says=["data/amigos", "validation or test segments"])
+
+
+def test_recordings_of_other_people_go_through(work):
+    write_set(work / "data" / "others", name="others")
+    flags = ("--run", "runs/new", "--extra", "data/others")
+    assert "on 140 of 140 segments of data/others" in done(*COMMANDS["pretrain.py"], *flags, cwd=work)
+    refused(work, "pretrain.py", *flags[:2], says=["eeg/fold1/pretrain.pt", "extra sha256"])
+
+
+def test_recordings_of_training_people_go_through_and_no_others(work):
+    flags = "--split", "subject", "--n-folds", 3
+    accepted = []
+    for subject in range(6):
+        extra_set(work, f"only{subject}", subject, subject + 1)
+        extra = "--extra", f"data/only{subject}", "--run", f"runs/{subject}"
+        accepted.append(call(*COMMANDS["pretrain.py"], *flags, *extra, cwd=work).returncode == 0)
+        if not accepted[subject]:
+            assert not (work / "runs" / str(subject)).exists()
+    folds = np.load(work / "runs" / str(accepted.index(True)) / "folds.npy")
+    subjects = np.load(work / "data" / "amigos" / "segments.npy")["subject"]
+    tested = [folds[subjects == f"S{subject}"][0] == 1 for subject in range(6)]
+    assert sum(tested) == 2 and sum(accepted) == 3  # and one is in validation
+    assert not np.any(np.logical_and(tested, accepted))
