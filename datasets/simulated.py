@@ -41,7 +41,7 @@ BLINK = np.array([70, 50, 35, 20, 5, 0, 0, 0, 0, 5, 20, 35, 50, 70.0])  # uV at 
 HEMISPHERE = np.array([-0.5, -1, -1, -0.5, 0, 0, 0, 0, 0, 0, 0.5, 1, 1, 0.5])  # share of the frontal asymmetry
 BACKGROUND, COMMON, LINE = 8.0, 3.0, 1.0  # uV, SD of a channel's own 1/f part and of what all channels share
 
-HEIGHT = 0.22  # log fall of the beats for each unit of breathing depth; deeper than in most people
+HEIGHT = 0.22  # log fall of the beats with lung filling; more than in most people
 # P, Q, R, S, T: delay from R (s, where a beat lasts 1 s), width (s), height in the right- and left-arm lead (mV).
 WAVES = (
     (-0.17, 0.022, 0.10, 0.14),
@@ -52,8 +52,8 @@ WAVES = (
 )
 
 
-def draw_person(rng):
-    """What distinguishes one subject from another: a dict of scalars, and `channel_gain` (14,)."""
+def draw_person(rng, effect=1.0):
+    """What distinguishes one subject from another; `response` is EFFECTS as this one shows them, times `effect`."""
     return {
         "heart_rate": rng.normal(70, 4),  # beats/min
         "heart_height": rng.lognormal(0, 0.2),
@@ -65,7 +65,7 @@ def draw_person(rng):
         "blinks": rng.uniform(6, 16),  # a minute
         "skin": rng.uniform(1.5e5, 3e5),  # ohm
         "channel_gain": rng.lognormal(0, 0.1, 14),
-        "response": dict(zip(EFFECTS, rng.lognormal(0, 0.2, len(EFFECTS)))),
+        "response": {name: effect * size * rng.lognormal(0, 0.2) for name, size in EFFECTS.items()},
     }
 
 
@@ -95,21 +95,22 @@ def shaped_noise(rng, amplitude, shape):
     return noise / noise.std(axis=-1, keepdims=True)
 
 
-def simulate_eeg(rng, person, arousal, valence, effect=1.0):
+def simulate_eeg(rng, person, arousal, valence):
     """EEG (samples, 14) in uV of a person who follows `arousal` and `valence` (samples,), units of felt emotion."""
-    samples = len(arousal)
-    size = {name: effect * EFFECTS[name] * person["response"][name] for name in EFFECTS}
+    samples, response = len(arousal), person["response"]
 
     def rhythm(centre, width):
-        band = lambda f: np.exp(-0.5 * ((f - centre) / width) ** 2)  # noqa: E731
+        def band(f):
+            return np.exp(-0.5 * ((f - centre) / width) ** 2)
+
         return 0.6 * shaped_noise(rng, band, (1, samples)) + 0.8 * shaped_noise(rng, band, (14, samples))
 
     def one_over_f(f):
         return np.maximum(f, 0.5) ** (-person["slope"] / 2)
 
-    asymmetry = HEMISPHERE[:, None] * (person["asymmetry"] + size["frontal_asymmetry"] * valence)
-    alpha = ALPHA[:, None] * person["alpha_gain"] * np.exp(size["alpha_power"] * arousal + asymmetry)
-    beta = BETA[:, None] * np.exp(size["beta_power"] * arousal)
+    asymmetry = HEMISPHERE[:, None] * (person["asymmetry"] + response["frontal_asymmetry"] * valence)
+    alpha = ALPHA[:, None] * person["alpha_gain"] * np.exp(response["alpha_power"] * arousal + asymmetry)
+    beta = BETA[:, None] * np.exp(response["beta_power"] * arousal)
     time = np.arange(samples) / RATE
     blinks = np.zeros(samples)
     for blink in rng.uniform(0, samples / RATE, rng.poisson(person["blinks"] * samples / RATE / 60)):
@@ -122,25 +123,24 @@ def simulate_eeg(rng, person, arousal, valence, effect=1.0):
     return eeg.T
 
 
-def simulate_ecg(rng, person, arousal, valence, effect=1.0):
+def simulate_ecg(rng, person, arousal, valence):
     """Right- and left-arm ECG (samples, 2) in mV, and the R peaks in s; `arousal` and `valence` as in simulate_eeg."""
-    samples, margin = len(arousal), 2 * RATE
-    size = {name: effect * EFFECTS[name] * person["response"][name] for name in EFFECTS}
+    samples, response, margin = len(arousal), person["response"], 2 * RATE
     time = np.arange(-margin, samples + margin) / RATE
     arousal, valence = (np.pad(value, margin, mode="edge") for value in (arousal, valence))
 
-    depth = np.exp(size["respiratory_modulation"] * valence)
-    variability = np.exp(size["heart_rate_variability"] * arousal)
+    depth = np.exp(response["respiratory_modulation"] * valence)
+    variability = np.exp(response["heart_rate_variability"] * arousal)
     wander = shaped_noise(rng, lambda f: np.exp(-0.5 * (f / 0.05) ** 2), time.shape)
     breathing = np.sin(2 * np.pi * (np.cumsum(person["breathing"] * (1 + 0.1 * wander)) / RATE + rng.uniform()))
     slow = np.sin(2 * np.pi * (0.1 * time + rng.uniform()))
     irregular = shaped_noise(rng, lambda f: f < 0.5, time.shape)
-    rate = (person["heart_rate"] + size["heart_rate"] * arousal) / 60  # beats/s
+    rate = (person["heart_rate"] + response["heart_rate"] * arousal) / 60  # beats/s
     rate *= 1 + 0.03 * depth * breathing + variability * (0.025 * slow + 0.015 * irregular)
     phase = np.cumsum(rate) / RATE + rng.uniform()
     beats = np.interp(np.arange(1, int(phase[-1])), phase, time)
     interval = np.diff(beats, prepend=2 * beats[0] - beats[1])
-    height = np.exp(-HEIGHT * np.interp(beats, time, depth * (1 + breathing)))  # a filled lung conducts less
+    height = np.exp(-HEIGHT * np.interp(beats, time, depth * (1 + breathing)))
 
     window = np.arange(-RATE // 2, RATE)
     index = np.round(beats * RATE).astype(int)[:, None] + window + margin
@@ -158,10 +158,10 @@ def simulate_ecg(rng, person, arousal, valence, effect=1.0):
     return ecg[margin:-margin], beats[(beats >= 0) & (beats < samples / RATE)]
 
 
-def simulate_gsr(rng, person, arousal, effect=1.0):
+def simulate_gsr(rng, person, arousal):
     """Skin resistance (samples,) in ohm: a drifting level with dips at random moments, more of them when aroused."""
     samples = len(arousal)
-    rate = 4 / 60 * np.exp(effect * EFFECTS["skin_responses"] * person["response"]["skin_responses"] * arousal)
+    rate = 4 / 60 * np.exp(person["response"]["skin_responses"] * arousal)
     onsets = rng.random(samples) < rate / RATE
     after = np.arange(0, 20, 1 / RATE)
     dip = np.exp(-after / 4) - np.exp(-after / 0.7)
@@ -172,7 +172,7 @@ def simulate_gsr(rng, person, arousal, effect=1.0):
 
 def write_person(path, rng, rated, videos, seconds, effect, said):
     """Write one Data_Preprocessed_Pxx.mat; `said` goes into its variable `simulated`."""
-    person = draw_person(rng)
+    person = draw_person(rng, effect)
     ratings = draw_ratings(rng, videos)
     names = [*rng.permutation(SHORT_VIDEOS), *rng.permutation(LONG_VIDEOS)]
     cells = {name: np.empty((1, 20), object) for name in
@@ -187,9 +187,9 @@ def write_person(path, rng, rated, videos, seconds, effect, said):
         samples = round(seconds * RATE)
         (ecg_arousal, ecg_valence), (eeg_arousal, eeg_valence), (gsr_arousal, _) = (
             [follow(rng, rating, samples) for rating in ratings[video]] for _ in range(3))
-        eeg = simulate_eeg(rng, person, eeg_arousal, eeg_valence, effect)
-        ecg, _ = simulate_ecg(rng, person, ecg_arousal, ecg_valence, effect)
-        gsr = simulate_gsr(rng, person, gsr_arousal, effect)
+        eeg = simulate_eeg(rng, person, eeg_arousal, eeg_valence)
+        ecg, _ = simulate_ecg(rng, person, ecg_arousal, ecg_valence)
+        gsr = simulate_gsr(rng, person, gsr_arousal)
         cells["joined_data"][0, video] = np.column_stack([eeg, ecg, gsr])
         if rated:
             others = np.round(rng.uniform(1, 9, 3), 1)
@@ -211,7 +211,7 @@ def write_cohort(folder, subjects=8, unrated_subjects=4, videos=16, seconds=50, 
     else, ValueError for an argument out of range.
     """
     limits = {"subjects": (subjects, 1, 99), "unrated_subjects": (unrated_subjects, 0, 99), "videos": (videos, 1, 20),
-              "seconds": (seconds, 10, 3600), "effect": (effect, 0, 10), "seed": (seed, 0, 2**63)}
+              "seconds": (seconds, 10, 3600), "effect": (effect, 0, 2), "seed": (seed, 0, 2**63)}
     for name, (value, least, most) in limits.items():
         if not least <= value <= most:
             raise ValueError(f"simulated cohort: {name} must be from {least} to {most}, found {value}")

@@ -123,8 +123,24 @@ def test_peak_finder_sees_the_beats_and_the_intended_rate(arousal):
         inner = beats[(beats > 0.1) & (beats < 119.9)]
         assert abs(len(times) - len(beats)) <= 2
         assert abs(times[:, None] - inner).min(axis=0).max() < 1 / 128
-    intended = person["heart_rate"] + arousal * EFFECTS["heart_rate"] * person["response"]["heart_rate"]
+    intended = person["heart_rate"] + arousal * person["response"]["heart_rate"]
     assert 60 / np.diff(times).mean() == pytest.approx(intended, abs=1)
+
+
+def test_responses_scatter_around_the_documented_effects_and_vanish_with_them():
+    for effect in (0, 0.5, 2):
+        people = [draw_person(np.random.default_rng(seed), effect)["response"] for seed in range(300)]
+        for name, size in EFFECTS.items():
+            assert np.median([person[name] for person in people]) == pytest.approx(effect * size, rel=0.05)
+
+
+def test_beats_stay_beats_at_the_strongest_effect():
+    for seed in range(20):
+        for felt in (-2, 2):
+            rng = np.random.default_rng(seed)
+            person, drive = draw_person(rng, effect=2), np.full(60 * 128, felt)
+            ecg, beats = simulate_ecg(rng, person, -drive, drive)
+            assert np.isfinite(ecg).all() and 0.3 < np.diff(beats).min() and np.diff(beats).max() < 4
 
 
 def test_interval_spectrum_has_the_slow_and_the_respiratory_peak():
@@ -151,10 +167,10 @@ def test_arousal_and_valence_move_variability_and_respiratory_modulation():
 
     (slow_low, _, _, person), (slow_high, _, _, _) = measured(-1, 0), measured(1, 0)
     name = "heart_rate_variability"
-    assert slow_high - slow_low == pytest.approx(2 * EFFECTS[name] * person["response"][name], abs=0.15)
+    assert slow_high - slow_low == pytest.approx(2 * person["response"][name], abs=0.15)
     (_, breath_low, height_low, _), (_, breath_high, height_high, _) = measured(0, -1), measured(0, 1)
     name = "respiratory_modulation"
-    assert breath_high - breath_low == pytest.approx(2 * EFFECTS[name] * person["response"][name], abs=0.15)
+    assert breath_high - breath_low == pytest.approx(2 * person["response"][name], abs=0.15)
     assert height_high > 1.3 * height_low
 
 
@@ -179,12 +195,12 @@ def test_arousal_and_valence_move_the_eeg_bands_as_intended():
 
     for name, channel, low, high in (("alpha_power", O1, 8, 12), ("beta_power", O1, 17, 23)):
         rise = log_amplitude(1, 0, channel, low, high)[0] - log_amplitude(-1, 0, channel, low, high)[0]
-        intended = 2 * EFFECTS[name] * log_amplitude(0, 0, channel, low, high)[1][name]
+        intended = 2 * log_amplitude(0, 0, channel, low, high)[1][name]
         assert 0.5 * abs(intended) < rise * np.sign(intended) < 1.1 * abs(intended)  # the background dilutes it
     for left, right in ((F3, F4), (F7, F8)):
         moved = [log_amplitude(0, valence, right, 8, 12)[0] - log_amplitude(0, valence, left, 8, 12)[0]
                  for valence in (-1, 1)]
-        intended = 4 * EFFECTS["frontal_asymmetry"] * log_amplitude(0, 0, left, 8, 12)[1]["frontal_asymmetry"]
+        intended = 4 * log_amplitude(0, 0, left, 8, 12)[1]["frontal_asymmetry"]
         assert 0.5 * intended < moved[1] - moved[0] < 1.1 * intended
 
 
