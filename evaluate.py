@@ -84,12 +84,12 @@ def scores(label: np.ndarray, probability: np.ndarray) -> dict[str, float]:
 
 
 def majority_scores(run: folds.Run, fold: int, target: str) -> dict[str, float]:
-    """The scores of always saying the class that is more frequent in the training part."""
+    """The scores of always saying the class that is more frequent in the training part; none where nothing is rated."""
     rows = run.split(fold)
     labels = run.labels(target, rows["train"])
     high = labels[folds.rated(labels, rows["train"])].mean() > 0.5
     label = labels[folds.rated(labels, rows["test"])]
-    return scores(label, np.full(len(label), float(high)))
+    return scores(label, np.full(len(label), float(high))) if len(label) else {}
 
 
 def interval(values: list[float]) -> float | None:
@@ -123,7 +123,9 @@ def evaluate(run: folds.Run) -> dict[str, dict[str, dict]]:
                 table.setdefault(name, {})[target] = summarise(by_fold, n_folds)
     targets = {target for row in table.values() for target in row}
     majority = {
-        target: summarise({fold: majority_scores(run, fold, target) for fold in range(n_folds)}, n_folds)
+        target: summarise(
+            {fold: found for fold in range(n_folds) if (found := majority_scores(run, fold, target))}, n_folds
+        )
         for target in paper.TARGETS
         if target in targets
     }

@@ -48,6 +48,8 @@ def baselines(signals: training.SignalRows, validation: np.ndarray, masks, args)
             squared_zero += np.square(segment[:, mask], dtype=np.float64).sum()
             squared_line += np.square(segment[:, mask] - lines, dtype=np.float64).sum()
             count += lines.size
+    if count == 0:
+        raise ValueError(f"--mask-probability {args.mask_probability}: masks no point or all of them; take another")
     return squared_zero / count, squared_line / count
 
 

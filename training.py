@@ -189,10 +189,9 @@ def load_checkpoint(path: Path, needed_for: str) -> dict:
     """Read a checkpoint of ours; FileNotFoundError or ValueError, naming the file, where that cannot be done."""
     if not path.exists():
         raise FileNotFoundError(2, f"no such checkpoint; {needed_for}", str(path))
+    content = io.BytesIO(path.read_bytes())
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
+        state = torch.load(content, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever the damaged bytes happen to lead to
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path}: not a checkpoint that can be loaded ({reason[:120]}); write it again with --fresh")

@@ -1,0 +1,368 @@
+"""Damaged, missing and unfitting input of the training scripts and of evaluate.py: each ends in one line on stderr
+that names what is wrong, exit code 2 and no traceback; what was there before stays as it was."""
+
+import json
+import os
+import resource
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+import training
+from prepared import FINETUNE, FUSE, PRETRAIN, call, contents, edit_manifest, script, write_set
+
+EEG = "--modality eeg --fold 1".split()
+PRETRAIN_EEG = ("pretrain.py", *EEG, *PRETRAIN)
+ANEW = (*PRETRAIN_EEG, "--run", "runs/new", "--n-folds", "4")
+FINETUNE_EEG = ("finetune.py", *EEG, "--target", "arousal", *FINETUNE)
+RANDOM_ANEW = (*FINETUNE_EEG, "--init", "random", "--run", "runs/new", "--n-folds", "4")
+FUSE_1 = ("fuse.py", "--target", "arousal", "--fold", "1", *FUSE)
+EVALUATE = ("evaluate.py",)
+DATA = "data/amigos/"
+FOLD = "runs/paper/eeg/fold1/"
+
+
+def remove(path):
+    path.unlink()
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def halve(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def noise(path):
+    path.write_bytes(bytes(range(255, 0, -1)) * 20)
+
+
+def folder(path):
+    path.unlink(missing_ok=True)
+    path.mkdir()
+
+
+def objects(path):
+    np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+
+
+def archive(path):
+    with open(path, "wb") as file:
+        np.savez(file, a=np.zeros(3))
+
+
+def pickled_object(path):
+    state = torch.load(path, weights_only=True)
+    torch.save({**state, "model": pytest.Module}, path)
+
+
+def array(change):
+    """A damage that saves change(array) in the array's place."""
+
+    def damage(path):
+        np.save(path, change(np.load(path)))
+
+    return damage
+
+
+def state(change):
+    """A damage that applies `change` to a checkpoint's state."""
+
+    def damage(path):
+        content = torch.load(path, weights_only=True)
+        change(content)
+        torch.save(content, path)
+
+    return damage
+
+
+def after_one_epoch(damage):
+    """Damage the log of a training that is to be resumed."""
+
+    def stop_and_damage(path):
+        state(lambda content: content.update(epoch=1))(path.with_suffix(".pt"))
+        damage(path)
+
+    return stop_and_damage
+
+
+def settings(change):
+    """A damage that applies `change` to run.json."""
+
+    def damage(path):
+        content = json.loads(path.read_text())
+        change(content)
+        path.write_text(json.dumps(content))
+
+    return damage
+
+
+def manifest(change):
+    return lambda path: edit_manifest(path.parent, change)
+
+
+def with_nan(signals):
+    signals[125, 1, 50] = np.nan  # an unrated segment: pre-training reads it in every fold
+    return signals
+
+
+def with_nan_in_all(signals):
+    signals[:, 0] = np.inf
+    return signals
+
+
+def put(name, value):
+    """Change a field of a structured array."""
+
+    def change(table):
+        table[name] = value
+        return table
+
+    return array(change)
+
+
+DAMAGED = [  # file, damage, command, what the line says besides the file
+    # prepared data
+    (DATA + "manifest.json", remove, ANEW, "prepare_data.py"),
+    (DATA + "manifest.json", halve, ANEW, "expected JSON"),
+    (DATA + "manifest.json", manifest(lambda content: content.pop("rate")), ANEW, "expected rate as int"),
+    (DATA + "manifest.json", manifest(lambda content: content.update(rate="128")), ANEW, "found '128'"),
+    (DATA + "segments.npy", remove, ANEW, "missing"),
+    (DATA + "segments.npy", objects, ANEW, "allow_pickle"),
+    (DATA + "segments.npy", array(lambda table: table["start"]), ANEW, "found (140,) of float64"),
+    (DATA + "segments.npy", array(lambda table: table[:100]), ANEW, "eeg.npy"),
+    (DATA + "eeg.npy", remove, ANEW, "missing"),
+    (DATA + "eeg.npy", empty, ANEW, "expected a whole .npy file"),
+    (DATA + "eeg.npy", halve, ANEW, "expected a whole .npy file"),
+    (DATA + "eeg.npy", archive, ANEW, "archive"),
+    (DATA + "eeg.npy", array(lambda signals: signals.astype("f8")), ANEW, "(140, 2, 96) of float64"),
+    (DATA + "eeg.npy", array(lambda signals: signals[:, :1]), ANEW, "found (140, 1, 96)"),
+    (DATA + "eeg.npy", array(with_nan), ANEW, "row 125 holds NaN or inf"),
+    (DATA + "eeg.npy", array(with_nan_in_all), RANDOM_ANEW, "holds NaN or inf"),
+    (DATA + "eeg.npy", array(with_nan_in_all), (*FUSE_1, "--fresh"), "holds NaN or inf"),
+    (DATA + "segments.npy", put("arousal", 7), RANDOM_ANEW, "only low arousal labels in the train part of fold 1"),
+    (DATA + "segments.npy", put("arousal", np.nan), RANDOM_ANEW, "no arousal rating in the train part of fold 1"),
+    # run.json and folds.npy
+    ("runs/paper/run.json", halve, FINETUNE_EEG, "expected JSON"),
+    ("runs/paper/run.json", noise, EVALUATE, "expected JSON"),
+    ("runs/paper/run.json", folder, EVALUATE, "directory"),
+    ("runs/paper/run.json", remove, EVALUATE, "no such run"),
+    ("runs/paper/run.json", lambda path: path.write_text("[1]"), PRETRAIN_EEG, "expected data as str"),
+    ("runs/paper/run.json", settings(lambda content: content.pop("split")), FUSE_1, "expected split as str"),
+    ("runs/paper/run.json", settings(lambda content: content.update(n_folds="4")), FUSE_1, "n_folds as int, found '4'"),
+    ("runs/paper/folds.npy", remove, FINETUNE_EEG, "No such file"),
+    ("runs/paper/folds.npy", objects, FINETUNE_EEG, "expected a whole .npy file"),
+    ("runs/paper/folds.npy", archive, EVALUATE, "expected a whole .npy file"),
+    ("runs/paper/folds.npy", array(lambda folds: folds.astype("i4")), EVALUATE, "expected the folds"),
+    # checkpoints and logs
+    (FOLD + "pretrain.pt", remove, FINETUNE_EEG, "run pretrain.py"),
+    (FOLD + "pretrain.pt", empty, FINETUNE_EEG, "not a checkpoint"),
+    (FOLD + "pretrain.pt", halve, FINETUNE_EEG, "not a checkpoint"),
+    (FOLD + "pretrain.pt", noise, PRETRAIN_EEG, "not a checkpoint"),
+    (FOLD + "pretrain.pt", folder, PRETRAIN_EEG, "directory"),
+    (FOLD + "pretrain.pt", pickled_object, PRETRAIN_EEG, "not a checkpoint"),
+    (FOLD + "pretrain.pt", lambda path: torch.save([1, 2], path), PRETRAIN_EEG, "a checkpoint with model"),
+    (FOLD + "pretrain.pt", state(lambda content: content.pop("optimizer")), FINETUNE_EEG, "with optimizer"),
+    (FOLD + "pretrain.pt", state(lambda content: content.update(epoch=1)), FINETUNE_EEG, "stopped after 1 of 2 epochs"),
+    (FOLD + "arousal.pt", remove, FUSE_1, "run finetune.py --modality eeg"),
+    (FOLD + "arousal.pt", halve, FUSE_1, "not a checkpoint"),
+    (FOLD + "arousal.pt", state(lambda content: content.update(epoch=1)), FUSE_1, "stopped after 1 of 2 epochs"),
+    (
+        FOLD + "arousal.pt",
+        state(lambda content: content["model"].update(cls=torch.zeros(3))),
+        (*FUSE_1, "--fresh"),
+        "weight cls of shape (8,), found (3,)",
+    ),
+    (FOLD + "arousal.pt", state(lambda content: content["model"].pop("cls")), (*FUSE_1, "--fresh"), "cls of shape"),
+    (FOLD + "pretrain.jsonl", after_one_epoch(noise), PRETRAIN_EEG, "one line of JSON an epoch"),
+    (FOLD + "pretrain.jsonl", after_one_epoch(folder), PRETRAIN_EEG, "directory"),
+    # predictions
+    (FOLD + "arousal.npy", empty, EVALUATE, "expected a whole .npy file"),
+    (FOLD + "arousal.npy", halve, EVALUATE, "expected a whole .npy file"),
+    (FOLD + "arousal.npy", objects, EVALUATE, "expected a whole .npy file"),
+    (FOLD + "arousal.npy", archive, EVALUATE, "expected a whole .npy file"),
+    (FOLD + "arousal.npy", array(lambda rows: rows["probability"]), EVALUATE, "expected rows of"),
+    (FOLD + "arousal.npy", array(lambda rows: rows[1:]), EVALUATE, "one prediction for each of the 30 test segments"),
+    (FOLD + "arousal.npy", put("probability", np.nan), EVALUATE, "probabilities from 0 to 1"),
+    (FOLD + "arousal.npy", put("probability", 1.5), EVALUATE, "probabilities from 0 to 1"),
+]
+FLAGS = [  # command, what the line says
+    ((*ANEW, "--data", "data/nowhere"), "data/nowhere/manifest.json: missing"),
+    ((*ANEW, "--extra", "data/nowhere"), "data/nowhere/manifest.json: missing"),
+    ((*ANEW[:-2], "--split", "subject", "--n-folds", "7"), "--n-folds 7: --split subject has only 6 units"),
+    ((*ANEW[:-2], "--split", "subject", "--n-folds", "6", "--validation-parts", "1"), "no train segments in fold 1"),
+    ((*ANEW[:-2], "--n-folds", "1", "--fold", "0"), "--n-folds: expected 2 to 127, found 1"),
+    ((*ANEW[:-2], "--n-folds", "200"), "--n-folds: expected 2 to 127, found 200"),
+    ((*ANEW, "--fold", "4"), "--fold 4: expected 0 to 3"),
+    ((*ANEW, "--cnn-kernels", "4", "4"), "--cnn-kernels [4, 4]: expected one odd size"),
+    ((*ANEW, "--cnn-kernels", "5"), "--cnn-channels [6, 8]"),
+    ((*ANEW, "--heads", "3"), "--heads 3, found 8"),
+    ((*ANEW, "--dropout", "1.5"), "dropout"),
+    ((*ANEW, "--mask-probability", "1e-9"), "--mask-probability 1e-09: masks no point"),
+    ((*ANEW, "--mask-probability", "0.999999"), "--mask-probability 0.999999: masks no point or all of them"),
+    ((*ANEW, "--device", "abacus"), "--device abacus: not usable here"),
+    ((*ANEW, "--lr", "1e30"), "the loss is not finite at epoch"),
+    ((*PRETRAIN_EEG, "--lr", "0.1"), "was started with --lr 0.0005, found 0.1"),
+    ((*FINETUNE_EEG, "--epochs", "3"), "was started with --epochs 2, found 3"),
+    ((*FINETUNE_EEG, "--heads", "1"), "pretrain.pt: expected a network with heads 1, found 2; leave the flag out"),
+    ((*FINETUNE_EEG, "--run", "runs/nowhere"), "runs/nowhere/eeg/fold1/pretrain.pt: no such checkpoint"),
+    ((*FINETUNE_EEG, "--fold", "3"), "eeg/fold3/pretrain.pt: no such checkpoint"),
+    ((*RANDOM_ANEW, "--threshold", "6.5"), "only low arousal labels in the train part of fold 1"),
+    ((*FUSE_1, "--init", "random"), "eeg/fold1/arousal-random.pt: no such checkpoint"),
+    ((*FUSE_1, "--fold", "2"), "ecg/fold2/arousal.pt: no such checkpoint"),
+    (("evaluate.py", "--run", "runs/nowhere"), "runs/nowhere/run.json: no such run"),
+    (("evaluate.py", "--data", "data/nowhere"), "data/nowhere/manifest.json: missing"),
+    ((*ANEW, "--run", "data/amigos/segments.npy"), "data/amigos/segments.npy"),
+    ((*ANEW, "--run", "/proc/nowhere"), "/proc/nowhere"),
+]
+
+
+def complaint(finished, name) -> str:
+    """The one line on stderr of a script that found bad input."""
+    assert finished.returncode == 2, finished.stdout
+    assert finished.stderr.startswith(f"{name}: ") and finished.stderr.count("\n") == 1
+    return finished.stderr
+
+
+def refused(work, command, says):
+    """The command ends in one line that says `says`, and leaves all as it was, but for the settings of a new run."""
+    before = contents(work)
+    line = complaint(call(*command, cwd=work), command[0])
+    assert says in line
+    after = contents(work)
+    new = {name for name in after if name not in before and after[name] is not None}
+    assert {name: after[name] for name in before} == before
+    assert new <= {"runs/new/run.json", "runs/new/folds.npy"}
+    return line
+
+
+@pytest.mark.parametrize(
+    "path, damage, command, says",
+    DAMAGED,
+    ids=[f"{path.split('/')[-1]}-{number}-{command[0]}" for number, (path, _, command, _) in enumerate(DAMAGED)],
+)
+def test_damaged_file(work, path, damage, command, says):
+    damage(work / path)
+    line = refused(work, command, says)
+    assert path in line or says == "eeg.npy"
+
+
+@pytest.mark.parametrize("command, says", FLAGS, ids=[says for _, says in FLAGS])
+def test_unfitting_flags(work, command, says):
+    refused(work, command, says)
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        ({"channels": {"eeg": ["F4", "F3"], "ecg": ["ECG"]}}, "['F4', 'F3']"),
+        ({"rate": 256}, "'rate': 256"),
+        ({"channels": {"ecg": ["ECG"]}}, "no eeg"),
+    ],
+)
+def test_extra_set_that_does_not_fit(work, change, says):
+    extra = write_set(work / "data" / "extra", name="extra")
+    edit_manifest(extra, lambda content: content.update(change))
+    assert "data/extra" in refused(work, (*ANEW, "--extra", "data/extra"), says)
+
+
+def test_modality_that_the_data_lacks(work):
+    edit_manifest(work / "data" / "amigos", lambda content: content["channels"].pop("ecg"))
+    for command in (ANEW, RANDOM_ANEW):
+        line = refused(work, (*command, "--modality", "ecg"), "expected ecg signals, found none")
+        assert "data/amigos" in line
+
+
+def test_no_predictions_yet(work):
+    for path in (work / "runs" / "paper").rglob("arousal.npy"):
+        path.unlink()
+    refused(work, EVALUATE, "runs/paper: no predictions yet")
+
+
+def test_a_fold_without_ratings_is_left_out_of_the_table(work):
+    table = np.load(work / DATA / "segments.npy")
+    table["valence"][np.isin(table["subject"], ["S0", "S1"])] = np.nan
+    np.save(work / DATA / "segments.npy", table)
+    split = "--run", "runs/new", "--split", "subject", "--n-folds", 6
+    trained = []
+    for fold in range(6):
+        finished = call(*FINETUNE_EEG, *split, "--init", "random", "--target", "valence", "--fold", fold, cwd=work)
+        trained.append(finished.returncode == 0)
+        assert trained[fold] or "no valence rating in the" in complaint(finished, "finetune.py")
+    assert 0 < sum(trained) <= 4
+    finished = call("evaluate.py", "--run", "runs/new", "--json", cwd=work)
+    assert finished.returncode == 0
+    table = json.loads(finished.stdout)["table"]
+    assert len(table["Majority class"]["valence"]["folds"]) == 4
+    assert len(table["EEG, no pre-training"]["valence"]["folds"]) == sum(trained)
+
+
+def test_real_commands_end_without_a_traceback(work):
+    halve(work / FOLD / "pretrain.pt")
+    halve(work / DATA / "eeg.npy")
+    for command, path in ((FINETUNE_EEG, FOLD + "pretrain.pt"), (RANDOM_ANEW, DATA + "eeg.npy")):
+        assert path in complaint(script(*command, cwd=work), command[0])
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 200 kB, and fill(room), which leaves so many bytes free."""
+    disk, size = tmp_path / "disk", 200 * 1024
+    disk.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", disk], capture_output=True, text=True)
+    if mount.returncode:
+        pytest.skip(f"no file system can be mounted here: {mount.stderr.strip()}")
+
+    def fill(room):
+        free = os.statvfs(disk)
+        (disk / "filler").write_bytes(bytes(free.f_bavail * free.f_frsize - room))
+
+    yield disk, fill
+    subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.parametrize("room", [0, 4096, 12288, 20480])
+def test_disk_full_in_a_new_run(work, small_disk, room):
+    disk, fill = small_disk
+    fill(room)
+    line = complaint(call(*ANEW, "--run", disk / "run", cwd=work), "pretrain.py")
+    assert f"{disk}/run" in line and "No space left on device" in line
+    assert not [path for path in disk.rglob("*") if path.suffix in (".tmp", ".pt")]
+    (disk / "filler").unlink()
+    assert call(*ANEW, "--run", disk / "run", cwd=work).returncode == 0
+
+
+def test_disk_full_later_on(work, small_disk):
+    disk, fill = small_disk
+    stopped = (*ANEW, "--run", disk / "run", "--epochs", 9)
+    checkpoint = disk / "run" / "eeg" / "fold1" / "pretrain.pt"
+    save = training.write_atomically
+
+    def fill_after_three_epochs(path, write):
+        if path.suffix == ".jsonl" and len(path.read_bytes().splitlines() if path.exists() else []) == 3:
+            fill(4096)
+        save(path, write)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "write_atomically", fill_after_three_epochs)
+        line = complaint(call(*stopped, cwd=work), "pretrain.py")
+    assert f"{checkpoint}: could not be written (No space left on device)" in line
+    assert torch.load(checkpoint, weights_only=True)["epoch"] == 3
+    (disk / "filler").unlink()
+    finished = call(*stopped, cwd=work)
+    assert finished.returncode == 0 and "resuming at epoch 4, step 0" in finished.stdout
+    assert [json.loads(line)["epoch"] for line in open(checkpoint.with_suffix(".jsonl"))] == list(range(1, 10))
+    assert not list(disk.rglob("*.tmp"))
+
+
+def test_file_too_large(work):
+    """The same without a mount: the system refuses files of more than 8 kB."""
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+
+    line = complaint(script(*ANEW, cwd=work, preexec_fn=limit), "pretrain.py")
+    assert "runs/new/eeg/fold1/pretrain.pt" in line and "could not be written" in line
+    assert not list(work.rglob("*.tmp")) and not (work / "runs/new/eeg/fold1/pretrain.pt").exists()

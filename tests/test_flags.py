@@ -1,0 +1,130 @@
+"""The defaults are the paper's: every script's --print-flags against tables written out by hand from the paper."""
+
+import json
+import re
+
+import pytest
+from prepared import call, done
+
+ADAM = {"beta1": 0.9, "beta2": 0.999}
+RUN = {
+    "data": "data/amigos",
+    "run": "runs/paper",
+    "fold": 3,
+    "split": "segment",
+    "n_folds": 10,
+    "fold_seed": 0,
+    "validation_parts": 9,
+    "threshold": "global",
+    "seed": 0,
+    "batch_size": 64,
+    **ADAM,
+}
+NETWORK = {
+    "cnn_kernels": [65, 33, 17],
+    "cnn_channels": [64, 128, 256],
+    "layers": 2,
+    "heads": 2,
+    "ffn": 1024,
+    "dropout": 0.1,
+}
+PRETRAIN = {
+    **RUN,
+    **NETWORK,
+    "mask_probability": 0.0325,
+    "mask_span": 20,
+    "mvp_hidden": [128],
+    "epochs": 500,
+    "weight_decay": 0.005,
+    "warmup_epochs": 30,
+}
+FINETUNE = {
+    **RUN,
+    **NETWORK,
+    "epochs": 100,
+    "weight_decay": 1e-5,
+    "lr": 1e-4,
+    "lr_factor": 0.65,
+    "lr_every": 45,
+}
+EXPECTED = [
+    ("pretrain.py --modality eeg --fold 3", {**PRETRAIN, "modality": "eeg", "lr": 5e-4}),
+    ("pretrain.py --modality ecg --fold 3", {**PRETRAIN, "modality": "ecg", "lr": 1e-3}),
+    (
+        "finetune.py --modality eeg --target arousal --fold 3",
+        {**FINETUNE, "init": "pretrained", "classifier_hidden": [64], "classifier_dropout": 0.6},
+    ),
+    (
+        "finetune.py --modality ecg --target valence --fold 3",
+        {**FINETUNE, "init": "pretrained", "classifier_hidden": [1024, 512], "classifier_dropout": 0.3},
+    ),
+    (
+        "fuse.py --target arousal --fold 3",
+        {
+            **RUN,
+            "init": "pretrained",
+            "fusion_hidden": [64, 32],
+            "fusion_dropout": 0.1,
+            "epochs": 52,
+            "weight_decay": 1e-5,
+            "lr": 1e-5,
+            "lr_factor": 0.65,
+            "lr_every": 20,
+        },
+    ),
+    (
+        "prepare_data.py --dataset amigos --raw raw",
+        {"rate": 128, "low": 0.8, "high": 50.0, "filter_order": 8, "seconds_per_segment": 10, "normalise": "subject"},
+    ),
+    ("evaluate.py", {"run": "runs/paper"}),
+]
+NO_HYPER_PARAMETERS = {"-h", "--dataset", "--run", "--data", "--raw", "--out", "--json", "--fresh", "--print-flags"}
+
+
+@pytest.mark.parametrize("command, expected", EXPECTED, ids=[command for command, _ in EXPECTED])
+def test_print_flags_gives_the_numbers_of_the_paper(tmp_path, command, expected):
+    found = json.loads(done(*command.split(), "--print-flags", cwd=tmp_path))
+    assert {name: found.get(name) for name in expected} == expected
+    assert not list(tmp_path.iterdir())
+
+
+def test_training_flags_are_these_and_no_others(tmp_path):
+    machine = {"device", "precision", "threads", "checkpoint_minutes", "fresh", "print_flags"}
+    own = {"pretrain.py": {"extra", "modality"}, "finetune.py": {"modality", "target"}, "fuse.py": {"target"}}
+    for command, expected in EXPECTED[:5]:
+        found = json.loads(done(*command.split(), "--print-flags", cwd=tmp_path))
+        assert set(found) == set(expected) | machine | own[command.split()[0]]
+
+
+@pytest.mark.parametrize("command", [command for command, _ in EXPECTED[:5]])
+def test_defaults_read_no_data(tmp_path, command):
+    data = tmp_path / "data" / "amigos"
+    data.mkdir(parents=True)
+    for name in ("manifest.json", "segments.npy", "eeg.npy", "ecg.npy"):
+        (data / name).write_text("this would end in an error")
+    done(*command.split(), "--print-flags", cwd=tmp_path)
+
+
+def test_a_run_answers_for_the_flags_that_are_left_out(work):
+    flags = json.loads(done("finetune.py", *"--modality eeg --target arousal --fold 1 --print-flags".split(), cwd=work))
+    assert flags["n_folds"] == 4  # run.json
+    assert (flags["cnn_channels"], flags["ffn"]) == ([6, 8], 12)  # pretrain.pt
+    assert flags["classifier_hidden"] == [64]
+
+
+@pytest.mark.parametrize("script", sorted({command.split()[0] for command, _ in EXPECTED}))
+def test_help_of_every_flag_ends_in_its_section(tmp_path, monkeypatch, script):
+    monkeypatch.setenv("COLUMNS", "1000")
+    text = done(script, "--help", cwd=tmp_path).split("simulated cohort (all assumed):")[0]
+    helps = re.findall(r"^  (-[-\w]+)[^\n]*?(?:  +|\n {10,})(\S[^\n]*)$", text, re.MULTILINE)
+    assert {name for name, _ in helps} == set(re.findall(r"^  (-[-\w]+)", text, re.MULTILINE))
+    for name, what in helps:
+        if name not in NO_HYPER_PARAMETERS:
+            assert re.search(r"(paper \d(\.\d)*(, \d(\.\d)*)*(; \w+ assumed)?|assumed)\)?$", what), (name, what)
+
+
+def test_a_flag_that_is_no_number_is_named(tmp_path):
+    for flag, value in (("--lr", "fast"), ("--lr", "0"), ("--dropout", "-1"), ("--epochs", "2.5"), ("--lr", "nan")):
+        finished = call("pretrain.py", "--modality", "eeg", "--fold", 3, flag, value, cwd=tmp_path)
+        assert finished.returncode == 2
+        assert f"argument {flag}: " in finished.stderr.splitlines()[-1] and value in finished.stderr.splitlines()[-1]
