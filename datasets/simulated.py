@@ -217,7 +217,7 @@ def write_cohort(folder, subjects=8, unrated_subjects=4, videos=16, seconds=50, 
             raise ValueError(f"simulated cohort: {name} must be from {least} to {most}, found {value}")
     folder = Path(folder)
     said = json.dumps({"subjects": subjects, "unrated_subjects": unrated_subjects, "videos": videos,
-                       "seconds": seconds, "effect": effect, "seed": seed, "effects": EFFECTS})
+                       "seconds": float(seconds), "effect": float(effect), "seed": seed, "effects": EFFECTS})
     note = folder / "simulated.json"
     if folder.exists() and any(folder.iterdir()):
         if note.exists() and note.read_text() == said:

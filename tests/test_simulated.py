@@ -93,7 +93,7 @@ def test_a_finished_cohort_is_kept_and_another_is_refused(tmp_path):
     small = {"subjects": 1, "unrated_subjects": 0, "videos": 1, "seconds": 10}
     assert write_cohort(tmp_path / "cohort", **small)
     before = (tmp_path / "cohort" / "Data_Preprocessed_P01.mat").stat().st_mtime_ns
-    assert not write_cohort(tmp_path / "cohort", **small)
+    assert not write_cohort(tmp_path / "cohort", **{**small, "seconds": 10.0})
     assert (tmp_path / "cohort" / "Data_Preprocessed_P01.mat").stat().st_mtime_ns == before
     with pytest.raises(FileExistsError, match="cohort: expected"):
         write_cohort(tmp_path / "cohort", **small, seed=1)
