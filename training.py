@@ -161,7 +161,7 @@ def warmup_then_linear(args: argparse.Namespace):
 
     def learning_rate(step: int, steps: int) -> float:
         warmup, total = args.warmup_epochs * steps, args.epochs * steps
-        return args.lr * ((step + 1) / warmup if step < warmup else (total - step) / max(1, total - warmup))
+        return args.lr * ((step + 1) / warmup if step < warmup else (total - step) / (total - warmup))
 
     return learning_rate
 
@@ -275,7 +275,7 @@ def fit(model, loss, train, validation, learning_rate, path: Path, args, identit
         model.parameters(), lr=args.lr, betas=(args.beta1, args.beta2), weight_decay=args.weight_decay, fused=True
     )
     steps = -(-len(train) // args.batch_size)
-    epoch, step, total, seconds = 0, 0, 0.0, 0.0
+    epoch, step, total, seconds, lr = 0, 0, 0.0, 0.0, args.lr
 
     if path.exists() and not args.fresh:
         state = load_checkpoint(path, "")
@@ -284,7 +284,7 @@ def fit(model, loss, train, validation, learning_rate, path: Path, args, identit
         load_weights(model, path, state["model"])
         optimizer.load_state_dict(state["optimizer"])
         epoch, step = state["epoch"], state["random"]["step"]
-        total, seconds = state["schedule"]["loss_sum"], state["schedule"]["seconds"]
+        total, seconds, lr = (state["schedule"][key] for key in ("loss_sum", "seconds", "lr"))
         if state["flags"]["threads"] != args.threads:
             print(
                 f"{path}: was trained with --threads {state['flags']['threads']}; results may differ in the last bits"
@@ -327,7 +327,6 @@ def fit(model, loss, train, validation, learning_rate, path: Path, args, identit
     bar = tqdm(total=args.epochs * steps, initial=epoch * steps + step, unit="step", disable=None, smoothing=0.05)
     with stop_signals() as received, bar:
         saved = time.monotonic()
-        lr = learning_rate(epoch * steps + step, steps)
         while epoch < args.epochs:
             order = np.random.default_rng([args.seed, epoch]).permutation(train)
             model.train()

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import paper
+
 ROOT = Path(__file__).parent.parent
 POINTS = 96
 DTYPE = [("subject", "U16"), ("trial", "U32"), ("video", "U16"), ("start", "f8"), ("arousal", "f4"), ("valence", "f4")]
@@ -21,8 +23,10 @@ FINETUNE = "--classifier-hidden 6 --epochs 2 --batch-size 32".split()
 FUSE = "--fusion-hidden 6 --epochs 2 --batch-size 32".split()
 
 
-def write_set(folder, name="mini", subjects=6, unrated=1, trials=4, segments=5, signal=True, seed=0) -> Path:
-    """Rated subjects S0.., then unrated ones; EEG of two channels, ECG of one; a class moves the mean of both."""
+def write_set(
+    folder, name="mini", subjects=6, unrated=1, trials=4, segments=5, signal=True, seed=0, channels=2, points=POINTS
+) -> Path:
+    """Rated subjects S0.., then unrated ones; EEG of `channels`, ECG of one; a class moves the mean of both."""
     random = np.random.default_rng(seed)
     rows, sources = [], []
     for subject in range(subjects + unrated):
@@ -41,20 +45,21 @@ def write_set(folder, name="mini", subjects=6, unrated=1, trials=4, segments=5, 
         )
     table = np.array(rows, dtype=DTYPE)
     folder.mkdir(parents=True)
-    for modality, channels in (("eeg", 2), ("ecg", 1)):
-        array = random.standard_normal((len(table), channels, POINTS))
+    names = {"eeg": list(paper.EEG_CHANNELS[:channels]), "ecg": ["ECG"]}
+    for modality in names:
+        array = random.standard_normal((len(table), len(names[modality]), points))
         if signal:
             array += np.nan_to_num(table["arousal"] - 4)[:, None, None] / 4 + np.nan_to_num(table["valence"] - 4)[
                 :, None, None
-            ] / 4 * np.linspace(-1, 1, POINTS)
+            ] / 4 * np.linspace(-1, 1, points)
         np.save(folder / f"{modality}.npy", array.astype(np.float32))
     np.save(folder / "segments.npy", table)
     manifest = {
         "dataset": name,
         "simulated": True,
-        "channels": {"eeg": ["F3", "F4"], "ecg": ["ECG"]},
+        "channels": names,
         "rate": 128,
-        "points": POINTS,
+        "points": points,
         "preprocessing": {"low": 0.8, "high": 50.0, "normalise": "subject"},
         "sources": sources,
         "subjects": {},

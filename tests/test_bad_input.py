@@ -257,7 +257,7 @@ def test_unfitting_flags(work, command, says):
 @pytest.mark.parametrize(
     "change, says",
     [
-        ({"channels": {"eeg": ["F4", "F3"], "ecg": ["ECG"]}}, "['F4', 'F3']"),
+        ({"channels": {"eeg": ["F3", "F7"], "ecg": ["ECG"]}}, "['F3', 'F7']"),
         ({"rate": 256}, "'rate': 256"),
         ({"channels": {"ecg": ["ECG"]}}, "no eeg"),
     ],

@@ -1,0 +1,263 @@
+"""Training that is killed and started again ends in the same bits as training left alone; SIGTERM saves and says so."""
+
+import json
+import multiprocessing
+import os
+import re
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from prepared import NETWORK, ROOT, done, write_set
+
+# Dropout is on everywhere and the last batch is a smaller one, so that nothing random may depend on the process.
+EEG, ECG = ("--modality", "eeg", "--fold", 1), ("--modality", "ecg", "--fold", 1)
+TRAINING = "--dropout 0.3 --batch-size 24 --threads 1".split()
+MASKING = "--mvp-hidden 8 --mask-probability 0.2".split()
+PRETRAIN = (*NETWORK, *TRAINING, *MASKING, *"--n-folds 4 --warmup-epochs 2 --lr 0.01".split())
+FINETUNE = ("--target", "arousal", *TRAINING, *"--classifier-hidden 6 --classifier-dropout 0.4 --lr 0.01".split())
+FUSE = ("--target", "arousal", "--fold", 1, *"--fusion-hidden 6 --fusion-dropout 0.4 --lr 0.01 --threads 1".split())
+FEW = 12, 12, 50  # epochs of pre-training, fine-tuning and fusion
+
+
+def stages(epochs):
+    """(script, checkpoint, flags) of the three training scripts, for (pre-training, fine-tuning, fusion) epochs."""
+    return [
+        ("pretrain.py", "eeg/fold1/pretrain.pt", (*EEG, *PRETRAIN, "--epochs", epochs[0])),
+        ("finetune.py", "eeg/fold1/arousal.pt", (*EEG, *FINETUNE, "--epochs", epochs[1])),
+        ("fuse.py", "fused/fold1/arousal.pt", (*FUSE, "--batch-size", 24, "--epochs", epochs[2])),
+    ]
+
+
+def in_a_fork(name, flags, cwd, log):
+    """Run a script in this process, its output in a file."""
+    os.chdir(cwd)
+    with open(log, "ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.argv = [name, *flags]
+    runpy.run_path(str(ROOT / name), run_name="__main__")
+
+
+class Script:
+    """A script running on its own, as a command or, without the seconds that importing PyTorch takes, as a fork."""
+
+    def __init__(self, name, flags, cwd, log, command: bool):
+        self.log, flags = log, list(map(str, flags))
+        if command:
+            with open(log, "ab") as file:
+                self.process = subprocess.Popen(
+                    [sys.executable, str(ROOT / name), *flags], cwd=cwd, stdout=file, stderr=subprocess.STDOUT
+                )
+        else:
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload(["torch", "torch._dynamo", "tqdm", "scipy", "triton"])
+            self.process = context.Process(target=in_a_fork, args=(name, flags, str(cwd), str(log)))
+            self.process.start()
+
+    def is_running(self) -> bool:
+        return (self.process.poll() if hasattr(self.process, "poll") else self.process.exitcode) is None
+
+    def exit_code(self) -> int:
+        if hasattr(self.process, "poll"):
+            return self.process.wait(300)
+        self.process.join(300)
+        return self.process.exitcode
+
+    def printed(self) -> str:
+        return self.log.read_text() if self.log.exists() else ""
+
+    def wait_for(self, what):
+        """Return once what() is true; whether that was before the script ended."""
+        while not what():
+            if not self.is_running():
+                return False
+            time.sleep(0.0002)
+        return True
+
+    def send(self, number):
+        os.kill(self.process.pid, number)
+
+
+def position(checkpoint) -> tuple[int, int]:
+    state = torch.load(checkpoint, weights_only=True)
+    return state["epoch"], state["random"]["step"]
+
+
+def is_being_written(checkpoint) -> bool:
+    return any(
+        entry.name.startswith(f"{checkpoint.name}.") and entry.name.endswith(".tmp")
+        for entry in os.scandir(checkpoint.parent)
+    )
+
+
+def kill_and_restart(folder, stage, kills, random, command, counts):
+    """Kill a training at each of `kills`: `start`, before the first checkpoint; `write`, inside the writing of a
+    checkpoint; or `any`, at a random moment. Then let it end. Every restart is the same command."""
+    name, checkpoint, flags = stage
+    checkpoint = folder / "runs" / "paper" / checkpoint
+    kills, number = list(kills), 0
+    while True:
+        found = position(checkpoint) if checkpoint.exists() else None
+        script = Script(name, flags, folder, folder / f"{checkpoint.stem}-{name}-{number}.log", command)
+        number += 1
+        if kills:
+            kill = kills[0]
+            if kill == "start":
+                time.sleep(random.uniform(0, 1 if command else 0.05))
+            elif kill == "write":
+                assert script.wait_for(lambda: "resuming at" in script.printed() or not found)
+                assert script.wait_for(checkpoint.parent.exists)
+                time.sleep(random.uniform(0, 0.2))
+                assert script.wait_for(lambda: is_being_written(checkpoint))
+            else:
+                script.wait_for(lambda: "resuming at" in script.printed() or (not found and checkpoint.exists()))
+                time.sleep(random.uniform(0, 0.3))
+            script.send(signal.SIGKILL)
+        code = script.exit_code()
+        if found:
+            match = re.search(r"resuming at epoch (\d+), step (\d+)$", script.printed(), re.MULTILINE)
+            assert match and (int(match[1]) - 1, int(match[2])) == found, script.printed()
+        if not kills:
+            assert code == 0, script.printed()
+            break
+        assert code == -signal.SIGKILL, f"{name} ended with {code} before it was killed: {script.printed()}"
+        inside = checkpoint.parent.exists() and is_being_written(checkpoint)
+        counts["kills"] += 1
+        counts["after the first checkpoint"] += found is not None or checkpoint.exists()
+        counts["inside a write"] += inside
+        if kill != "write" or inside:
+            kills.pop(0)
+    assert not list(folder.rglob("*.tmp"))
+
+
+def assert_same(folder, reference, epochs):
+    """Weights, optimizer, predictions and losses of two runs are equal in every bit."""
+    for (_, checkpoint, _), total in zip(stages(epochs), epochs):
+        found, expected = (path / "runs" / "paper" / checkpoint for path in (folder, reference))
+        states = [torch.load(path, weights_only=True) for path in (found, expected)]
+        assert states[0]["epoch"] == states[1]["epoch"] == total
+        assert states[0]["model"].keys() == states[1]["model"].keys()
+        for key, value in states[0]["model"].items():
+            assert torch.equal(value, states[1]["model"][key]), (checkpoint, key)
+        moments = [state["optimizer"]["state"] for state in states]
+        for number, values in moments[0].items():
+            assert all(torch.equal(value, moments[1][number][key]) for key, value in values.items())
+        logs = [
+            [json.loads(line) for line in path.with_suffix(".jsonl").read_text().splitlines()]
+            for path in (found, expected)
+        ]
+        for key in ("epoch", "train_loss", "validation_loss", "lr"):
+            assert [line[key] for line in logs[0]] == [line[key] for line in logs[1]], (checkpoint, key)
+        assert [line["epoch"] for line in logs[0]] == list(range(1, total + 1))
+        assert not any(line["resumed"] for line in logs[1])
+        if found.stem == "arousal":
+            assert np.array_equal(np.load(found.with_suffix(".npy")), np.load(expected.with_suffix(".npy")))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """Data, and the half of the fusion that nobody kills."""
+    folder = tmp_path_factory.mktemp("base")
+    write_set(folder / "data" / "amigos")
+    done("pretrain.py", *ECG, *PRETRAIN, "--epochs", 2, cwd=folder)
+    done("finetune.py", *ECG, *FINETUNE, "--epochs", 2, cwd=folder)
+    return folder
+
+
+def left_alone(base, folder, epochs):
+    """All three scripts, uninterrupted, in a copy of `base`."""
+    shutil.copytree(base, folder)
+    for name, _, flags in stages(epochs):
+        done(name, *flags, cwd=folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reference(base, tmp_path_factory):
+    return left_alone(base, tmp_path_factory.mktemp("reference") / "reference", FEW)
+
+
+def campaign(folder, epochs, kills, seed, command):
+    """Kill each script at its `kills`; how often each kind of kill was hit."""
+    random = np.random.default_rng(seed)
+    counts = dict.fromkeys(("kills", "after the first checkpoint", "inside a write"), 0)
+    for (name, checkpoint, flags), of_this in zip(stages(epochs), kills):
+        stage = name, checkpoint, (*flags, "--checkpoint-minutes", 0)
+        kill_and_restart(folder, stage, of_this, random, command, counts)
+    return counts
+
+
+def test_killed_and_restarted(base, reference, tmp_path):
+    folder = shutil.copytree(base, tmp_path / "killed")
+    kills = [["start", "any", "write", "any"], ["any"], ["write"]]
+    counts = campaign(folder, FEW, kills, seed=0, command=False)
+    assert counts["kills"] >= 6 and counts["after the first checkpoint"] >= 4 and counts["inside a write"] >= 2
+    assert_same(folder, reference, FEW)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_and_restarted(base, reference, tmp_path, number):
+    folder = shutil.copytree(base, tmp_path / "stopped")
+    for place, (name, checkpoint, flags) in enumerate(stages(FEW)):
+        log, checkpoint = folder / f"{name}.log", folder / "runs" / "paper" / checkpoint
+        script = Script(name, flags, folder, log, command=name == "pretrain.py" and number == signal.SIGTERM)
+        assert script.wait_for(lambda: f"epoch {3 + place}/" in script.printed())
+        script.send(number)
+        assert script.exit_code() == 128 + number, script.printed()
+        epoch, step = position(checkpoint)
+        assert 3 + place <= epoch < FEW[place] and "Traceback" not in script.printed()
+        last = script.printed().splitlines()[-1]
+        assert f"stopped by {signal.Signals(number).name} at epoch {epoch + 1}, step {step}; the same command" in last
+        assert f"resuming at epoch {epoch + 1}, step {step}\n" in done(name, *flags, cwd=folder)
+    assert_same(folder, reference, FEW)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1])
+def test_twenty_kills(base, tmp_path, seed):
+    epochs = 80, 80, 250
+    reference = left_alone(base, tmp_path / "reference", epochs)
+    folder = shutil.copytree(base, tmp_path / "killed")
+    pretraining = ["start", "any", "any", "write", "any", "any", "write", "any"]
+    finetuning = ["start", "any", "write", "any", "any", "any"]
+    fusion = ["any", "any", "write", "any", "write", "any"]
+    counts = campaign(folder, epochs, [pretraining, finetuning, fusion], seed, command=True)
+    print(counts)
+    assert counts["kills"] >= 20 and counts["after the first checkpoint"] >= 15 and counts["inside a write"] >= 3
+    assert_same(folder, reference, epochs)
+
+
+@pytest.mark.slow
+def test_the_papers_own_command(tmp_path):
+    """`python pretrain.py --modality eeg --fold 3`, with no other flag, on data of the paper's shape."""
+    write_set(tmp_path / "data" / "amigos", subjects=5, unrated=0, trials=4, segments=5, channels=10, points=1280)
+    command = [sys.executable, str(ROOT / "pretrain.py"), "--modality", "eeg", "--fold", "3"]
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    checkpoint = tmp_path / "runs" / "paper" / "eeg" / "fold3" / "pretrain.pt"
+    reached = (0, 0)
+    for call in range(2):
+        script = subprocess.Popen(
+            command, cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        lines = []
+        for line in script.stdout:
+            lines.append(line)
+            if ": epoch " in line:
+                script.send_signal(signal.SIGTERM)
+        assert script.wait() == 143, lines
+        text = "".join(lines)
+        assert "2,478,602 parameters, on" in text and "Traceback" not in text
+        if call:
+            assert f"resuming at epoch {reached[0] + 1}, step {reached[1]}\n" in text
+        assert position(checkpoint) > reached
+        reached = position(checkpoint)
+    state = torch.load(checkpoint, weights_only=True)
+    assert state["model"]["encoder.convolutions.0.weight"].shape == (64, 10, 65)
+    assert (state["flags"]["epochs"], state["flags"]["lr"], state["flags"]["batch_size"]) == (500, 5e-4, 64)
