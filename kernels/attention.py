@@ -180,36 +180,48 @@ def _empty_heads(x):
     return x.new_empty(b, n, h, d).transpose(1, 2)
 
 
-# ---------------------------------------------------------------- the operator
+# ---------------------------------------------------------------- the operators
 
-@torch.library.custom_op("kernels::dropout_hashes", mutates_args=())
-def _hashes_op(seed: Tensor, heads: int, n_rows: int, n_columns: int, rows: Tensor | None) -> tuple[Tensor, Tensor]:
+_define = torch.library.define
+_define("kernels::dropout_hashes", "(Tensor seed, int heads, int n_rows, int n_columns, Tensor? rows) -> (Tensor, Tensor)")
+_define("kernels::attention", "(Tensor q, Tensor k, Tensor v, Tensor? row_hash, Tensor? column_hash, float p)"
+                              " -> (Tensor out, Tensor lse)")
+_define("kernels::attention_backward", "(Tensor d_out, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse,"
+                                       " Tensor? row_hash, Tensor? column_hash, float p)"
+                                       " -> (Tensor dq, Tensor dk, Tensor dv)")
+
+
+@torch.library.impl("kernels::dropout_hashes", "default")
+def _hashes_op(seed, heads, n_rows, n_columns, rows):
     if attention_launch.runs_on(seed.new_empty(1, dtype=torch.float32)):
         return attention_launch.hashes(seed, heads, n_rows, n_columns, rows)
     return _hashes(seed, heads, n_rows, n_columns, rows)
 
 
-@_hashes_op.register_fake
+@torch.library.register_fake("kernels::dropout_hashes")
 def _(seed, heads, n_rows, n_columns, rows):
     return (attention_launch.vectors(seed, heads, n_rows, torch.int32),
             attention_launch.vectors(seed, heads, n_columns, torch.int32))
 
 
-@torch.library.custom_op("kernels::attention", mutates_args=())
-def _attention_op(q: Tensor, k: Tensor, v: Tensor, row_hash: Tensor | None, column_hash: Tensor | None,
-                  p: float) -> tuple[Tensor, Tensor]:
-    if attention_launch.runs_on(q):
-        attention.last_path = "triton"
-        out, lse = _empty_heads(q), attention_launch.vectors(q, q.shape[1], q.shape[2])
-        attention_launch.forward(q, k, v, out, lse, row_hash, column_hash, keep_probability(p), threshold(p))
-        return out, lse
-    _ran("torch", q)
-    return _forward_torch(q, k, v, row_hash, column_hash, p)
+@torch.library.impl("kernels::attention", "default")
+def _attention_op(q, k, v, row_hash, column_hash, p):
+    if not attention_launch.runs_on(q):
+        _ran("torch", q)
+        return _forward_torch(q, k, v, row_hash, column_hash, p)
+    attention.last_path = "triton"
+    out, lse = _empty_heads(q), attention_launch.vectors(q, q.shape[1], q.shape[2])
+    attention_launch.forward(q, k, v, out, lse, row_hash, column_hash, keep_probability(p), threshold(p))
+    return out, lse
 
 
-@torch.library.custom_op("kernels::attention_backward", mutates_args=())
-def _backward_op(d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, row_hash: Tensor | None,
-                 column_hash: Tensor | None, p: float) -> tuple[Tensor, Tensor, Tensor]:
+@torch.library.register_fake("kernels::attention")
+def _(q, k, v, row_hash, column_hash, p):
+    return _empty_heads(q), attention_launch.vectors(q, q.shape[1], q.shape[2], _accumulation_dtype(q.dtype))
+
+
+@torch.library.impl("kernels::attention_backward", "default")
+def _backward_op(d_out, q, k, v, out, lse, row_hash, column_hash, p):
     if not attention_launch.runs_on(q):
         return _backward_torch(d_out, q, k, v, out, lse, row_hash, column_hash, p)
     gradients = _empty_heads(q), _empty_heads(k), _empty_heads(v)
@@ -218,12 +230,7 @@ def _backward_op(d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, ls
     return gradients
 
 
-@_attention_op.register_fake
-def _(q, k, v, row_hash, column_hash, p):
-    return _empty_heads(q), attention_launch.vectors(q, q.shape[1], q.shape[2], _accumulation_dtype(q.dtype))
-
-
-@_backward_op.register_fake
+@torch.library.register_fake("kernels::attention_backward")
 def _(d_out, q, k, v, out, lse, row_hash, column_hash, p):
     return _empty_heads(q), _empty_heads(k), _empty_heads(v)
 
@@ -239,4 +246,4 @@ def _differentiate(ctx, d_out, _):
     return *gradients, None, None, None
 
 
-_attention_op.register_autograd(_differentiate, setup_context=_save)
+torch.library.register_autograd("kernels::attention", _differentiate, setup_context=_save)

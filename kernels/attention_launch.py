@@ -15,20 +15,23 @@ except ImportError:  # Triton is made for Linux only
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 SCRATCH_BYTES = 2**29  # at most, for the gradient of the logits; larger batches go through the backward pass in parts
-_BLOCK_DELTA = 64
 
-# One row a GPU generation, chosen from measurements (README.md); "small" is every GPU with less than 164 KB of shared
-# memory a block, "float32" any GPU with float32 input.
+# One row a compute capability, chosen by hand from measurements (README.md): BM queries by BN keys a tile.
 TILES = {
-    "sm_90": {
+    (9, 0): {
+        "forward": dict(BM=128, BN=64, num_warps=8, num_stages=2, maxnreg=128),
+        "dk_dv": dict(BM=64, BN=128, num_warps=8, num_stages=3),
+        "dq": dict(BM=128, BN=64, num_warps=8, num_stages=3),
+    },
+    (10, 0): {
         "forward": dict(BM=128, BN=128, num_warps=8, num_stages=2),
         "dk_dv": dict(BM=64, BN=128, num_warps=8, num_stages=2),
-        "dq": dict(BM=128, BN=64, num_warps=8, num_stages=4),
+        "dq": dict(BM=128, BN=64, num_warps=8, num_stages=3),
     },
-    "small": {
-        "forward": dict(BM=64, BN=64, num_warps=4, num_stages=2),
-        "dk_dv": dict(BM=32, BN=64, num_warps=4, num_stages=2),
-        "dq": dict(BM=64, BN=64, num_warps=4, num_stages=2),
+    "others": {
+        "forward": dict(BM=128, BN=64, num_warps=8, num_stages=2),
+        "dk_dv": dict(BM=64, BN=64, num_warps=8, num_stages=1),
+        "dq": dict(BM=128, BN=64, num_warps=8, num_stages=2),
     },
     "float32": {
         "forward": dict(BM=32, BN=32, num_warps=4, num_stages=1),
@@ -36,6 +39,7 @@ TILES = {
         "dq": dict(BM=32, BN=32, num_warps=4, num_stages=1),
     },
 }
+_DELTA = dict(BM=16, SPAN=256, STAGES=3, num_warps=4)
 
 
 def why_not(q):
@@ -109,7 +113,7 @@ def backward(d_out, q, k, v, out, lse, row_hash, column_hash, keep, threshold, d
     dropout = row_hash is not None
     row_hash, column_hash = (row_hash, column_hash) if dropout else (lse, ds_row_0)
     sizes = lse.stride(1), ds_row_0.stride(1)
-    parts = triton.cdiv(n_queries, _BLOCK_DELTA)
+    parts = triton.cdiv(n_queries, _DELTA["SPAN"])
     dk_0, dv_0 = q.new_empty(2, batch * heads, parts, d, dtype=torch.float32)
     ds_keys, ds_queries = _up(n_keys - 1, max(bn, dq_bn)), _up(n_queries - 1, max(bm, dq_bm))
     count = max(1, SCRATCH_BYTES // (heads * ds_keys * ds_queries * q.element_size()))
@@ -121,7 +125,7 @@ def backward(d_out, q, k, v, out, lse, row_hash, column_hash, keep, threshold, d
         kernels._delta_kernel[(parts, batch * heads)](
             q, k, v, out, d_out, lse, delta, ds_column_0, dk_0, dv_0, row_hash, column_hash,
             *_strides(q), *k.stride()[:2], *v.stride()[:2], *_strides(out, d_out), *sizes, heads, n_queries, c, keep,
-            threshold, BM=_BLOCK_DELTA, D=d, DROPOUT=dropout, num_warps=4)
+            threshold, D=d, DROPOUT=dropout, **_DELTA)
         for first in range(0, batch, samples):
             n = min(samples, batch - first) * heads
             if n_keys > 1:
@@ -131,7 +135,7 @@ def backward(d_out, q, k, v, out, lse, row_hash, column_hash, keep, threshold, d
                     q, d_out, lse, delta, row_hash, column_hash, ds_row_0, dk, dv, *_strides(q, k, v, d_out, dk, dv),
                     *sizes, ds_keys, ds_queries, heads, n_queries, n_keys, first * heads, c, scale, 1.0 / keep,
                     threshold, DROPOUT=dropout, EVEN_Q=(n_queries - 1) % bm == 0, EVEN_K=(n_keys - 1) % bn == 0,
-                    STORE=True, **common, **tiles["dk_dv"])
+                    **common, **tiles["dk_dv"])
             kernels._dq_kernel[(1 + triton.cdiv(n_queries - 1, dq_bm), n)](
                 _tiled(k, dq_bn, tma), _tiled(ds, dq_bn, tma, dq_bm), k, ds_row_0, ds_column_0, dk_0, dv_0, dq, dk, dv,
                 *_strides(k, dq), *dk.stride()[:2], *dv.stride()[:2], *sizes, ds_keys, ds_queries, heads, n_queries,
@@ -142,12 +146,13 @@ def backward(d_out, q, k, v, out, lse, row_hash, column_hash, keep, threshold, d
 
 
 def _tiles(q):
-    if q.dtype == torch.float32:
+    if q.dtype == torch.float32 and not INTERPRETED:
         return TILES["float32"]
-    if q.device.type == "cpu":
-        return TILES["sm_90"]
-    shared = torch.cuda.get_device_properties(q.device).shared_memory_per_block_optin
-    return TILES["sm_90" if shared >= 227 * 1024 else "small"]
+    return TILES.get(_capability(q), TILES["others"])
+
+
+def _capability(x):
+    return (9, 0) if INTERPRETED else torch.cuda.get_device_capability(x.device)
 
 
 def _precision():
@@ -184,7 +189,7 @@ def _tma(*tensors):
     """Whether Hopper's copy engine can read the tensors: more than one row each, aligned to 16 bytes."""
     if any(x.shape[2] == 1 for x in tensors):
         return False
-    if not INTERPRETED and torch.cuda.get_device_capability(tensors[0].device)[0] < 9:
+    if _capability(tensors[0])[0] < 9:
         return False
     return all(x.data_ptr() % 16 == 0 and all(s * x.element_size() % 16 == 0 for s in x.stride()[:3]) for x in tensors)
 

@@ -120,7 +120,7 @@ def _forward_query_0(q, k, v, out, lse, row_hash, column_hash, q_b, q_h, k_b, k_
     m = tl.full([BN], -1e30, tl.float32)
     total = tl.zeros([BN], tl.float32)
     acc = tl.zeros([BN, D], tl.float32)
-    for column in tl.range(0, n_keys, BN):
+    for column in tl.range(0, n_keys, BN, num_stages=3):
         columns = column + tl.arange(0, BN)
         k_tile = _load_rows(k, k_b, k_h, k_n, b, h, column, n_keys, BN, D, False, False)
         v_tile = _load_rows(v, v_b, v_h, v_n, b, h, column, n_keys, BN, D, False, False)
@@ -147,35 +147,41 @@ def _forward_query_0(q, k, v, out, lse, row_hash, column_hash, q_b, q_h, k_b, k_
 @triton.jit
 def _delta_kernel(q, k, v, out, d_out, lse, delta, ds_column_0, dk_0, dv_0, row_hash, column_hash,
                   q_b, q_h, q_n, k_b, k_h, v_b, v_h, o_b, o_h, o_n, g_b, g_h, g_n, rows_n, columns_n, heads,
-                  n_queries, c, keep, threshold, BM: tl.constexpr, D: tl.constexpr, DROPOUT: tl.constexpr):
-    """Program (t, bh), queries t * BM onwards: delta, their column of ds for key 0, and their share of dK_0 and dV_0.
+                  n_queries, c, keep, threshold, BM: tl.constexpr, SPAN: tl.constexpr, D: tl.constexpr,
+                  DROPOUT: tl.constexpr, STAGES: tl.constexpr):
+    """Program (t, bh), queries t * SPAN onwards: delta, their column of ds for key 0, and their share of dK_0 and dV_0.
 
     dk_0, dv_0: (B * heads, programs, D) float32 partial sums, added up by _dq_kernel.
     """
     bh = tl.program_id(1)
     b, h = bh // heads, bh % heads
-    row = tl.program_id(0) * BM
-    rows = row + tl.arange(0, BM)
-    d_out_tile = _load_rows(d_out, g_b, g_h, g_n, b, h, row, n_queries, BM, D, False, False).to(tl.float32)
-    out_tile = _load_rows(out, o_b, o_h, o_n, b, h, row, n_queries, BM, D, False, False).to(tl.float32)
-    q_tile = _load_rows(q, q_b, q_h, q_n, b, h, row, n_queries, BM, D, False, False).to(tl.float32)
-    sums = tl.sum(d_out_tile * out_tile, 1) * keep
-    tl.store(delta + bh * rows_n + rows, sums, mask=rows < n_queries)
-    s = tl.sum(q_tile * _row_0(k, k_b, k_h, b, h, D)[None, :], 1) * c
-    p = tl.exp2(s - _load_vector(lse, rows_n, bh, row, n_queries, BM, False, False))
-    p = tl.where(rows < n_queries, p, 0.0)
-    dp = tl.sum(d_out_tile * _row_0(v, v_b, v_h, b, h, D)[None, :], 1)
-    p_kept = p
-    if DROPOUT:
-        hashes = _load_vector(row_hash, rows_n, bh, row, n_queries, BM, False, False)
-        kept = hashes * tl.load(column_hash + bh * columns_n) >= threshold
-        dp = tl.where(kept, dp, 0.0)
-        p_kept = tl.where(kept, p, 0.0)
-    ds = p * (dp - sums)
-    tl.store(ds_column_0 + bh * rows_n + rows, ds, mask=rows < n_queries)
+    k_0 = _row_0(k, k_b, k_h, b, h, D)
+    v_0 = _row_0(v, v_b, v_h, b, h, D)
+    dk_acc = tl.zeros([BM, D], tl.float32)
+    dv_acc = tl.zeros([BM, D], tl.float32)
+    start = tl.program_id(0) * SPAN
+    for row in tl.range(start, tl.minimum(start + SPAN, n_queries), BM, num_stages=STAGES):
+        rows = row + tl.arange(0, BM)
+        d_out_tile = _load_rows(d_out, g_b, g_h, g_n, b, h, row, n_queries, BM, D, False, False).to(tl.float32)
+        out_tile = _load_rows(out, o_b, o_h, o_n, b, h, row, n_queries, BM, D, False, False).to(tl.float32)
+        q_tile = _load_rows(q, q_b, q_h, q_n, b, h, row, n_queries, BM, D, False, False).to(tl.float32)
+        sums = tl.sum(d_out_tile * out_tile, 1) * keep
+        tl.store(delta + bh * rows_n + rows, sums, mask=rows < n_queries)
+        p = tl.exp2(tl.sum(q_tile * k_0[None, :], 1) * c
+                    - _load_vector(lse, rows_n, bh, row, n_queries, BM, False, False))
+        p = tl.where(rows < n_queries, p, 0.0)
+        dp = tl.sum(d_out_tile * v_0[None, :], 1)
+        p_kept = p
+        if DROPOUT:
+            hashes = _load_vector(row_hash, rows_n, bh, row, n_queries, BM, False, False)
+            p_kept = tl.where(hashes * tl.load(column_hash + bh * columns_n) >= threshold, p, 0.0)
+        ds = p_kept * dp - p * sums
+        tl.store(ds_column_0 + bh * rows_n + rows, ds, mask=rows < n_queries)
+        dk_acc += ds[:, None] * q_tile
+        dv_acc += p_kept[:, None] * d_out_tile
     part = (bh * tl.num_programs(0) + tl.program_id(0)) * D + tl.arange(0, D)
-    tl.store(dk_0 + part, tl.sum(ds[:, None] * q_tile, 0))
-    tl.store(dv_0 + part, tl.sum(p_kept[:, None] * d_out_tile, 0))
+    tl.store(dk_0 + part, tl.sum(dk_acc, 0))
+    tl.store(dv_0 + part, tl.sum(dv_acc, 0))
 
 
 @triton.jit
@@ -185,7 +191,7 @@ def _dk_dv_kernel(q, k, v, d_out, lse, delta, row_hash, ds, qp, d_out_p, lse_p, 
                   rows_n, columns_n, ds_keys, ds_queries, heads, n_queries, n_keys, first, c, scale, inverse_keep,
                   threshold,
                   BM: tl.constexpr, BN: tl.constexpr, D: tl.constexpr, DROPOUT: tl.constexpr, EVEN_Q: tl.constexpr,
-                  EVEN_K: tl.constexpr, TMA: tl.constexpr, PRECISION: tl.constexpr, STORE: tl.constexpr):
+                  EVEN_K: tl.constexpr, TMA: tl.constexpr, PRECISION: tl.constexpr):
     """Program (t, i): dK and dV of the keys 1 + t * BN onwards of (sample, head) first + i, and their rows of ds^T.
 
     ds: (programs i * ds_keys, ds_queries), the keys - 1 and queries - 1 padded to whole tiles, in the dtype of q.
@@ -204,10 +210,8 @@ def _dk_dv_kernel(q, k, v, d_out, lse, delta, row_hash, ds, qp, d_out_p, lse_p, 
     p_0_kept = p_0
     if DROPOUT:
         column_hashes = _load_vector(column_hash, columns_n, bh, column, n_keys, BN, EVEN_K, False)
-        kept_0 = column_hashes * tl.load(row_hash_p + bh * rows_n) >= threshold
-        dp_0 = tl.where(kept_0, dp_0, 0.0)
-        p_0_kept = tl.where(kept_0, p_0, 0.0)
-    ds_0 = p_0 * (dp_0 - tl.load(delta_p + bh * rows_n))
+        p_0_kept = tl.where(column_hashes * tl.load(row_hash_p + bh * rows_n) >= threshold, p_0, 0.0)
+    ds_0 = p_0_kept * dp_0 - p_0 * tl.load(delta_p + bh * rows_n)
     tl.store(ds_row_0 + bh * columns_n + columns, ds_0, mask=columns < n_keys)
     dk_acc = ds_0[:, None] * q_0[None, :]
     dv_acc = p_0_kept[:, None] * d_out_0[None, :]
@@ -220,21 +224,21 @@ def _dk_dv_kernel(q, k, v, d_out, lse, delta, row_hash, ds, qp, d_out_p, lse_p, 
             p_t = tl.where((columns < n_keys)[:, None], p_t, 0.0)
         d_out_tile = _load_rows(d_out, g_b, g_h, g_n, b, h, row, n_queries, BM, D, EVEN_Q, TMA)
         dp_t = tl.dot(v_tile, tl.trans(d_out_tile), input_precision=PRECISION)
-        p_t_kept = p_t
+        deltas = _load_vector(delta, rows_n, bh, row, n_queries, BM, EVEN_Q, TMA)
         if DROPOUT:
             row_hashes = _load_vector(row_hash, rows_n, bh, row, n_queries, BM, EVEN_Q, TMA)
             kept = column_hashes[:, None] * row_hashes[None, :] >= threshold
-            dp_t = tl.where(kept, dp_t, 0.0)
             p_t_kept = tl.where(kept, p_t, 0.0)
+            ds_t = (p_t_kept * dp_t - p_t * deltas[None, :]).to(q_tile.dtype)
+        else:
+            p_t_kept = p_t
+            ds_t = (p_t * (dp_t - deltas[None, :])).to(q_tile.dtype)
         dv_acc = tl.dot(p_t_kept.to(d_out_tile.dtype), d_out_tile, dv_acc, input_precision=PRECISION)
-        deltas = _load_vector(delta, rows_n, bh, row, n_queries, BM, EVEN_Q, TMA)
-        ds_t = (p_t * (dp_t - deltas[None, :])).to(q_tile.dtype)
-        if STORE:
-            if TMA:
-                ds.store([ds_row, row - 1], ds_t)
-            else:
-                offsets = (ds_row + tl.arange(0, BN)).to(tl.int64)[:, None] * ds_queries
-                tl.store(ds + offsets + (row - 1 + tl.arange(0, BM))[None, :], ds_t)
+        if TMA:
+            ds.store([ds_row, row - 1], ds_t)
+        else:
+            offsets = (ds_row + tl.arange(0, BN)).to(tl.int64)[:, None] * ds_queries
+            tl.store(ds + offsets + (row - 1 + tl.arange(0, BM))[None, :], ds_t)
         dk_acc = tl.dot(ds_t, q_tile, dk_acc, input_precision=PRECISION)
     _store_rows(dk, dk_b, dk_h, dk_n, b, h, column, n_keys, dk_acc * (scale * inverse_keep), BN, D, EVEN_K)
     _store_rows(dv, dv_b, dv_h, dv_n, b, h, column, n_keys, dv_acc * inverse_keep, BN, D, EVEN_K)
@@ -247,7 +251,8 @@ def _dq_kernel(k, ds, kp, ds_row_0, ds_column_0, dk_0, dv_0, dq, dk, dv,
                BM: tl.constexpr, BN: tl.constexpr, D: tl.constexpr, EVEN_Q: tl.constexpr, EVEN_K: tl.constexpr,
                TMA: tl.constexpr, PRECISION: tl.constexpr):
     """Program (t, i) of (sample, head) first + i: t = 0 is dQ_0, dK_0 and dV_0, t > 0 the tile dQ = ds K."""
-    bh = tl.program_id(1) + first
+    i = tl.program_id(1)
+    bh = i + first
     b, h = bh // heads, bh % heads
     if tl.program_id(0) == 0:
         lanes = tl.arange(0, D)
@@ -270,7 +275,7 @@ def _dq_kernel(k, ds, kp, ds_row_0, ds_column_0, dk_0, dv_0, dq, dk, dv,
         weights = _load_vector(ds_column_0, rows_n, bh, row, n_queries, BM, EVEN_Q, False)
         acc = weights[:, None] * _row_0(kp, k_b, k_h, b, h, D)[None, :]
         for column in tl.range(1, n_keys, BN):
-            ds_row = tl.program_id(1) * ds_keys + column - 1
+            ds_row = i * ds_keys + column - 1
             if TMA:
                 ds_t = ds.load([ds_row, row - 1])
             else:
