@@ -133,7 +133,7 @@ def _keep(row_hash, column_hash, p):
 def _weights(q, k, row_hash, column_hash, p):
     """One sample's softmax weights P and what dropout leaves of them, P * M, both (H, Nq, Nk) (one tensor if p is 0)."""
     weights = torch.softmax((q * (1.0 / math.sqrt(q.shape[-1]))) @ k.transpose(-1, -2), -1)
-    return weights, weights if p == 0.0 else weights * _keep(row_hash, column_hash, p)
+    return weights, weights if p == 0.0 else torch.where(_keep(row_hash, column_hash, p), weights, 0.0)
 
 
 def _samples(q, *tensors):
