@@ -89,8 +89,9 @@ def forward(q, k, v, out, lse, row_hash, column_hash, keep, threshold, tiles=Non
         kernels._forward_kernel[(1 + triton.cdiv(n_queries - 1, bm), batch * heads)](
             _tiled(q, bm, tma), _tiled(k, bn, tma), _tiled(v, bn, tma), _tiled(column_hash, bn, tma), q, k, v,
             column_hash, padded_out, lse, row_hash, *_strides(q, k, v, padded_out), lse.stride(1),
-            column_hash.stride(1), heads, n_queries, n_keys, c, 1.0 / keep, threshold, D=q.shape[-1], DROPOUT=dropout, EVEN_Q=(n_queries - 1) % bm == 0,
-            EVEN_K=(n_keys - 1) % bn == 0, TMA=tma, PRECISION=_precision(), LANES=128 // q.element_size(), **tile)
+            column_hash.stride(1), heads, n_queries, n_keys, c, 1.0 / keep, threshold, D=q.shape[-1], DROPOUT=dropout,
+            EVEN_Q=(n_queries - 1) % bm == 0, EVEN_K=(n_keys - 1) % bn == 0, TMA=tma, PRECISION=_precision(),
+            LANES=128 // q.element_size(), **tile)
     _trim(out, padded_out)
 
 

@@ -41,12 +41,12 @@ MUTANTS = [
     ("delta without dropout", KERNELS, "sums = tl.sum(d_out_tile * out_tile, 1) * keep",
      "sums = tl.sum(d_out_tile * out_tile, 1)"),
     ("log-sum-exp to the base e", KERNELS, "m + tl.log2(total)", "(m + tl.log2(total)) * 0.6931471805599453"),
-    ("strides of a row and a head swapped", KERNELS, "b.to(tl.int64) * stride_b + h * stride_h + rows[:, None] * stride_n",
-     "b.to(tl.int64) * stride_b + h * stride_n + rows[:, None] * stride_h"),
+    ("strides of a row and a head swapped", KERNELS, "h * stride_h + rows[:, None] * stride_n",
+     "h * stride_n + rows[:, None] * stride_h"),
     ("dK and dV swapped", REFERENCE, "              *gradients)\n    return gradients",
      "              *gradients)\n    return gradients[0], gradients[2], gradients[1]"),
-    ("parts of the batch overlap", LAUNCH, "range(0, batch, samples)", "range(0, batch, max(1, samples - 1))[:-1] or [0]"),
-    ("rows ignored", REFERENCE, "q.shape[2], k.shape[2], rows)\n    return torch.ops", "q.shape[2], k.shape[2], None)\n    return torch.ops"),
+    ("the last part of the batch left out", LAUNCH, "range(0, batch, samples)", "range(0, batch, samples)[:-1] or [0]"),
+    ("rows ignored", REFERENCE, "k.shape[2], rows)\n    return", "k.shape[2], None)\n    return"),
     ("hash of the high half of the seed left out", KERNELS, "x = _mix(x ^ (s >> 32).to(tl.uint32))", "x = _mix(x)"),
 ]
 
