@@ -22,12 +22,40 @@ from tqdm import tqdm
 
 import paper
 import preprocessing
-from datasets import amigos, bci2000, eegmat, simulated
+from datasets import (
+    amigos,
+    ascertain,
+    bci2000,
+    dreamer,
+    eegmat,
+    folder as own_folder,
+    large_eeg_bci,
+    normalise_name,
+    pspm,
+    simulated,
+    way_eeg_gal,
+)
 from segments import SEGMENT_DTYPE, SegmentWriter, read_manifest, sha256_of_file, sync
 
-READERS = {"amigos": amigos, "bci2000": bci2000, "eegmat": eegmat, "simulated": amigos}
+READERS = {
+    "amigos": amigos,
+    "ascertain": ascertain,
+    "bci2000": bci2000,
+    "dreamer": dreamer,
+    "eegmat": eegmat,
+    "folder": own_folder,
+    "large_eeg_bci": large_eeg_bci,
+    "pspm": pspm,
+    "simulated": amigos,
+    "way_eeg_gal": way_eeg_gal,
+}
 COHORT_FLAGS = ("subjects", "unrated_subjects", "videos", "seconds", "effect", "seed")
 BLOCK = 64  # segments normalised at a time
+
+
+def names_in_file(channels, flags) -> dict:
+    """`channels` as the files call them: a single ECG, whatever its name, is ECG from here on."""
+    return {**channels, "ecg": [flags.ecg_channel]} if flags.ecg_channel else channels
 
 
 def read_all(reader, paths, raw, channels, flags, manifest):
@@ -44,7 +72,7 @@ def read_all(reader, paths, raw, channels, flags, manifest):
             continue
         seen[entry["sha256"]] = entry["file"]
         entry["trials"] = []
-        for recording in reader.read(path, channels, flags.ecg_side):
+        for recording in reader.read(path, names_in_file(channels, flags), flags.ecg_side):
             if recording.simulated != manifest.setdefault("simulated", recording.simulated):
                 raise ValueError(f"{path}: simulated and real recordings in one set; keep the two apart")
             entry["trials"].append([recording.subject, recording.trial])
@@ -138,6 +166,7 @@ def preprocessing_flags(flags, channels) -> dict:
         "modalities": list(channels),
         "channels": channels,
         "ecg_side": flags.ecg_side,
+        "ecg_channel": flags.ecg_channel,
         "low": flags.low,
         "high": flags.high,
         "filter": "Butterworth, zero phase",
@@ -213,6 +242,14 @@ def parse_flags(argv) -> argparse.Namespace:
     add("--raw", type=Path, help="folder of the raw recordings (default: raw/<dataset>)")
     add("--out", type=Path, default=Path("data"), help="the segments go to <out>/<dataset> (default: data)")
     add("--modalities", nargs="+", choices=paper.MODALITIES, help="default: all that the set has (paper 4.1)")
+    add(
+        "--channels",
+        nargs="+",
+        type=normalise_name,
+        metavar="NAME",
+        help=f"EEG channels, in this order (default: {' '.join(paper.EEG_CHANNELS)}; paper 4.1)",
+    )
+    add("--ecg-channel", metavar="NAME", help="the ECG among the channels of --dataset folder (default: ECG; assumed)")
     add("--ecg-side", choices=("left", "right"), help="arm of the ECG, where a set has both (default: left; paper 4.1)")
     add("--low", type=number, default=paper.LOW_HZ, help="band-pass from, Hz (default: %(default)s; paper 4.1.2)")
     add("--high", type=number, default=paper.HIGH_HZ, help="band-pass to, Hz (default: %(default)s; paper 4.1.2)")
@@ -263,6 +300,13 @@ def resolve(flags):
         raise ValueError(f"--ecg-side {flags.ecg_side}: {flags.dataset} has no choice of ECGs; leave the flag out")
     if reader.ECG_SIDES and "ecg" in flags.modalities:
         flags.ecg_side = flags.ecg_side or "left"
+    if flags.channels and "eeg" not in flags.modalities:
+        raise ValueError("--channels: the EEG is not among the --modalities; leave the flag out")
+    flags.channels = list(flags.channels or paper.EEG_CHANNELS)
+    if len(set(flags.channels)) < len(flags.channels):
+        raise ValueError(f"--channels {' '.join(flags.channels)}: one is there twice; give each once")
+    if flags.ecg_channel and (flags.dataset != "folder" or "ecg" not in flags.modalities):
+        raise ValueError("--ecg-channel: only for the ECG of --dataset folder; leave the flag out")
     if flags.drop_unusable_ecg and "ecg" not in flags.modalities:
         raise ValueError("--drop-unusable-ecg: the ECG is not among the --modalities; leave the flag out")
     if not flags.low < flags.high < flags.rate / 2:
@@ -283,7 +327,7 @@ def run(flags):
     paths = reader.sources(flags.raw)
     if not paths:
         raise FileNotFoundError(f"{flags.raw}: no file of {flags.dataset} below it; expected {reader.EXPECTED}")
-    names = {"eeg": paper.EEG_CHANNELS, "ecg": paper.ECG_CHANNELS}
+    names = {"eeg": flags.channels, "ecg": paper.ECG_CHANNELS}
     channels = {modality: list(names[modality]) for modality in flags.modalities}
     folder = flags.out / flags.dataset
     done = not flags.fresh and already_done(folder, flags, channels, paths)
