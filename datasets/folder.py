@@ -49,14 +49,14 @@ def read(path, channels, ecg_side=None):
     if path not in rows:
         return
     row = rows[path]
-    where = f"{listing}: line {row['line']}"
+    where = f"{listing}: line {row['line']}, {row['file']}"
     if row["twice"]:
-        raise ValueError(f"{where}: {row['file']} is there twice; take one of the two lines out")
+        raise ValueError(f"{where}: the file is there twice; take one of the two lines out")
     if not path.is_file():
         raise FileNotFoundError(f"{where}: no such file {path}; correct the line")
     kind = row["listed"].suffix.lower()
     if kind not in (".edf", ".bdf", ".hea"):
-        raise ValueError(f"{where}: expected an .edf, .bdf or .hea file, found {row['file']}; correct the line")
+        raise ValueError(f"{where}: expected an .edf, .bdf or .hea file; correct the line")
     arousal, valence = (_rating(row[name], f"{where}: {name}") for name in ("arousal", "valence"))
     signals, rate = (read_wfdb if kind == ".hea" else read_edf)(row["listed"], channels)
     names = {modality: tuple(channels[modality]) for modality in channels}

@@ -120,7 +120,8 @@ def write_wfdb(stem, signal, names, rate, gain=200, baseline=0, file=None):
     signal = np.asarray(signal, "<i2")
     for column, name in zip(signal.T, names):
         checksum = int(column.astype(int).sum()) % 65536
-        lines.append(f"{file} 16 {gain}({baseline})/mV 16 0 {column[0]} {checksum - 65536 * (checksum > 32767)} 0 {name}")
+        checksum -= 65536 * (checksum > 32767)
+        lines.append(f"{file} 16 {gain}({baseline})/mV 16 0 {column[0]} {checksum} 0 {name}")
     stem.with_name(stem.name + ".hea").write_text("\n".join(lines) + "\n")
     stem.with_name(file).write_bytes(signal.tobytes())
 

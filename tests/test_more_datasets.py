@@ -287,11 +287,11 @@ def test_without_wfdb_one_line_says_what_to_install(tmp_path, monkeypatch):
         ("line 2: expected a file and a subject", ["file,subject", "a.edf,"]),
         ("line 2: expected a file below", ["file,subject", "../a.edf,A"]),
         ("line 2: expected a file below", ["file,subject", "/a.edf,A"]),
-        ("line 3: a.edf is there twice", ["file,subject", "a.edf,A", "a.edf,B"]),
-        ("line 2: no such file", ["file,subject", "b.edf,A"]),
-        ("line 2: expected an .edf, .bdf or .hea file", ["file,subject", "a.txt,A"]),
-        ("line 2: arousal: expected a number or nothing, found high", ["file,subject,arousal", "a.edf,A,high"]),
-        ("line 2: valence: expected a number or nothing, found inf", ["file,subject,valence", "a.edf,A,inf"]),
+        ("line 3, a.edf: the file is there twice", ["file,subject", "a.edf,A", "a.edf,B"]),
+        ("line 2, b.edf: no such file", ["file,subject", "b.edf,A"]),
+        ("line 2, a.txt: expected an .edf, .bdf or .hea file", ["file,subject", "a.txt,A"]),
+        ("line 2, a.edf: arousal: expected a number or nothing, found high", ["file,subject,arousal", "a.edf,A,high"]),
+        ("line 2, a.edf: valence: expected a number or nothing, found inf", ["file,subject,valence", "a.edf,A,inf"]),
     ],
 )
 def test_lists_that_are_wrong(tmp_path, words, lines):

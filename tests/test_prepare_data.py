@@ -474,7 +474,7 @@ def test_full_disk_leaves_nothing(tmp_path):
 
 def test_a_killed_run_leaves_nothing_that_looks_finished(amigos_raw, tmp_path):
     """Killed in the middle of writing, then the same command again."""
-    flags = ["--dataset", "amigos", "--raw", str(amigos_raw), "--out", str(tmp_path / "data")]
+    flags = ["--dataset", "amigos", "--raw", str(amigos_raw), "--out", str(tmp_path / "data"), "--workers", "1"]
     code = (
         "import os, sys, prepare_data\n"
         "prepare_data.preprocessing.cut = lambda *rest: os.kill(os.getpid(), 9)\n"
@@ -500,6 +500,7 @@ def test_memory_does_not_grow_with_the_recordings_of_a_subject(tmp_path):
             "print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])"
         )
         flags = ["--dataset", "bci2000", "--raw", tmp_path / f"raw{count}", "--out", tmp_path / f"data{count}"]
+        flags += ["--workers", "1"]  # all in this process
         run = subprocess.run([sys.executable, "-c", code, *flags], cwd=SCRIPT.parent, capture_output=True, text=True)
         assert run.returncode == 0, run.stderr
         peaks[count] = int(run.stdout.split()[-1])
@@ -517,7 +518,8 @@ def test_folder_with_channels_of_its_own(tmp_path, capsys):
     write_list(raw, "file,subject,trial,video", "emotiv/eye.edf,one,eye state,rest")
     flags = "--dataset", "folder", "--raw", raw, "--out", tmp_path / "data", "--modalities", "eeg"
     segments = prepare(*flags, "--channels", "o2", "T3", "AF3")
-    assert segments.manifest["channels"] == {"eeg": ["O2", "T7", "AF3"]} and segments.signals["eeg"].shape == (11, 3, 1280)
+    assert segments.manifest["channels"] == {"eeg": ["O2", "T7", "AF3"]}
+    assert segments.signals["eeg"].shape == (11, 3, 1280)
     assert set(segments.table["trial"]) == {"eye state"} and set(segments.table["video"]) == {"rest"}
     signals = {signal.label: signal.data for signal in edfio.read_edf(raw / "emotiv" / "eye.edf").signals}
     trial = np.stack([by_hand(signals[f"EEG {name}"], 128) for name in ("O2", "T7", "AF3")])
