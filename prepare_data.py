@@ -277,7 +277,7 @@ def parse_flags(argv) -> argparse.Namespace:
         "--workers",
         type=whole,
         default=len(os.sched_getaffinity(0)),
-        help="files worked on at a time; any number gives the same bytes (default: the cores, here %(default)s)",
+        help="files worked on at a time, the same bytes for any number (default: the cores, %(default)s; assumed)",
     )
     add("--check", action="store_true", help="say what would be kept and dropped, what it takes, and write nothing")
     add("--list", action="store_true", help="say where each set comes from, and stop")
