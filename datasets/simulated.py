@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from scipy.io import savemat
+from scipy.signal import butter, sosfiltfilt
 
 RATE = 128  # Hz
 SHORT_VIDEOS = ("4", "5", "9", "10", "13", "18", "19", "20", "23", "30", "31", "34", "36", "58", "80", "138")
@@ -25,30 +26,31 @@ LONG_VIDEOS = ("N1", "P1", "B1", "U1")
 EFFECTS = {
     "heart_rate": 6.0,  # beats/min, arousal
     "heart_rate_variability": -0.40,  # log amplitude of the 0.1 Hz and irregular parts, arousal
-    "respiratory_modulation": 0.55,  # log depth in beat intervals and beat heights, valence
-    "alpha_power": -0.28,  # log amplitude, arousal
-    "beta_power": 0.22,  # log amplitude, arousal
-    "frontal_asymmetry": 0.35,  # log alpha amplitude, right half of it up and left half down, valence
+    "respiratory_modulation": 0.60,  # log depth in beat intervals and beat heights, valence
+    "alpha_power": -0.32,  # log amplitude, arousal
+    "beta_power": 0.26,  # log amplitude, arousal
+    "frontal_asymmetry": 0.40,  # log alpha amplitude, right half of it up and left half down, valence
     "skin_responses": 0.40,  # log rate, arousal
 }
 DISTURBANCE = 1.2  # SD of what each modality follows besides the rating, in units of felt emotion
 DISTURBANCE_SECONDS = 8.0  # between its independent values
 
 # One value a channel: AF3 F7 F3 FC5 T7 P7 O1 O2 P8 T8 FC6 F4 F8 AF4.
-ALPHA = np.array([4, 4, 4, 4, 4, 7, 9, 9, 7, 4, 4, 4, 4, 4.0])  # uV
+ALPHA = np.array([5, 6, 6, 5, 4, 7, 9, 9, 7, 4, 5, 6, 6, 5.0])  # uV
 BETA = np.full(14, 3.0)  # uV
 BLINK = np.array([70, 50, 35, 20, 5, 0, 0, 0, 0, 5, 20, 35, 50, 70.0])  # uV at the peak
 HEMISPHERE = np.array([-0.5, -1, -1, -0.5, 0, 0, 0, 0, 0, 0, 0.5, 1, 1, 0.5])  # share of the frontal asymmetry
 BACKGROUND, COMMON, LINE = 8.0, 3.0, 1.0  # uV, SD of a channel's own 1/f part and of what all channels share
+PASS = butter(4, [4, 45], "bandpass", fs=RATE, output="sos")  # AMIGOS distributes its EEG filtered so
 
-HEIGHT = 0.22  # log fall of the beats with lung filling; more than in most people
-# P, Q, R, S, T: delay from R (s, where a beat lasts 1 s), width (s), height in the right- and left-arm lead (mV).
+# P, Q, R, S, T: delay from R (s, where a beat lasts 1 s), width (s), log change of height in a filled lung, which
+# conducts less and turns the heart (more than in most people), height in the right- and left-arm lead (mV).
 WAVES = (
-    (-0.17, 0.022, 0.10, 0.14),
-    (-0.028, 0.009, -0.08, -0.12),
-    (0.0, 0.011, 0.70, 1.10),
-    (0.028, 0.010, -0.30, -0.25),
-    (0.28, 0.045, 0.20, 0.30),
+    (-0.17, 0.022, -0.3, 0.10, 0.14),
+    (-0.028, 0.009, -0.3, -0.08, -0.12),
+    (0.0, 0.011, -0.3, 0.70, 1.10),
+    (0.028, 0.010, 0.15, -0.30, -0.25),
+    (0.28, 0.045, -0.3, 0.20, 0.30),
 )
 
 
@@ -81,10 +83,10 @@ def draw_ratings(rng, videos):
 
 def follow(rng, rating, samples):
     """What one modality follows (samples,), in units of felt emotion: the rating plus its own slow disturbance,
-    bent to stay within two units."""
+    bent to stay within 1.5 units."""
     steps = np.arange(0, samples / RATE + DISTURBANCE_SECONDS, DISTURBANCE_SECONDS)
     disturbance = np.interp(np.arange(samples) / RATE, steps, rng.normal(0, DISTURBANCE, len(steps)))
-    return 2 * np.tanh(((rating - 5) / 2 + disturbance) / 2)
+    return 1.5 * np.tanh(((rating - 5) / 2 + disturbance) / 1.5)
 
 
 def shaped_noise(rng, amplitude, shape):
@@ -120,7 +122,7 @@ def simulate_eeg(rng, person, arousal, valence):
     eeg *= person["channel_gain"][:, None]
     eeg += COMMON * shaped_noise(rng, one_over_f, (1, samples))
     eeg += LINE * np.sin(2 * np.pi * (50 * time + rng.uniform()))
-    return eeg.T
+    return sosfiltfilt(PASS, eeg).T
 
 
 def simulate_ecg(rng, person, arousal, valence):
@@ -139,15 +141,15 @@ def simulate_ecg(rng, person, arousal, valence):
     rate *= 1 + 0.03 * depth * breathing + variability * (0.025 * slow + 0.015 * irregular)
     phase = np.cumsum(rate) / RATE + rng.uniform()
     beats = np.interp(np.arange(1, int(phase[-1])), phase, time)
-    interval = np.diff(beats, prepend=2 * beats[0] - beats[1])
-    height = np.exp(-HEIGHT * np.interp(beats, time, depth * (1 + breathing)))
+    interval = np.diff(beats, prepend=2 * beats[0] - beats[1])[:, None]
+    filling = np.interp(beats, time, depth * (1 + 0.5 * breathing))[:, None]
 
     window = np.arange(-RATE // 2, RATE)
     index = np.round(beats * RATE).astype(int)[:, None] + window + margin
     since = index / RATE - margin / RATE - beats[:, None]
     shape = np.zeros((*index.shape, 2))
-    for delay, width, *leads in WAVES:
-        wave = np.exp(-0.5 * ((since - delay * np.sqrt(interval)[:, None]) / width) ** 2) * height[:, None]
+    for delay, width, turn, *leads in WAVES:
+        wave = np.exp(turn * filling - 0.5 * ((since - delay * np.sqrt(interval)) / width) ** 2)
         shape += wave[..., None] * leads
     inside = (index >= 0) & (index < len(time))
     ecg = np.zeros((len(time), 2))

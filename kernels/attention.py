@@ -130,47 +130,37 @@ def _keep(row_hash, column_hash, p):
 
 # ---------------------------------------------------------------- the PyTorch path, one sample at a time
 
-def _accumulation_dtype(dtype):
-    return torch.float64 if dtype == torch.float64 else torch.float32
+def _weights(q, k, row_hash, column_hash, p):
+    """One sample's softmax weights P and what dropout leaves of them, P * M, both (H, Nq, Nk) (one tensor if p is 0)."""
+    weights = torch.softmax((q * (1.0 / math.sqrt(q.shape[-1]))) @ k.transpose(-1, -2), -1)
+    return weights, weights if p == 0.0 else weights * _keep(row_hash, column_hash, p)
 
 
-def _weights(q, k, lse):
-    """Softmax weights of one sample, (H, Nq, Nk), from its base-2 log-sum-exp (H, Nq), and the logits' scale."""
-    scale = 1.0 / math.sqrt(q.shape[-1])
-    logits = torch.matmul(q * (scale * math.log2(math.e)), k.transpose(-1, -2))
-    return torch.exp2(logits.sub_(lse[..., None])) if lse is not None else logits, scale
+def _samples(q, *tensors):
+    """Each sample's tensors (None stays None), the floating ones in float32, or float64 if q is."""
+    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+    for b in range(q.shape[0]):
+        yield b, *(x if x is None else x[b].to(dtype) if x.is_floating_point() else x[b] for x in (q, *tensors))
 
 
 def _forward_torch(q, k, v, row_hash, column_hash, p):
-    dtype = _accumulation_dtype(q.dtype)
-    out, lse = _empty_heads(q), attention_launch.vectors(q, q.shape[1], q.shape[2], dtype)
-    for b in range(q.shape[0]):
-        logits, _ = _weights(q[b].to(dtype), k[b].to(dtype), None)
-        lse[b] = torch.logsumexp(logits * math.log(2), -1) / math.log(2)
-        weights = logits.sub_(lse[b, ..., None]).exp2_()
-        if p > 0.0:
-            weights.mul_(_keep(row_hash[b], column_hash[b], p)).div_(keep_probability(p))
-        out[b] = weights @ v[b].to(dtype)
-    return out, lse
+    out = _empty_heads(q)
+    for b, q_b, k_b, v_b, *hashes in _samples(q, k, v, row_hash, column_hash):
+        out[b] = (_weights(q_b, k_b, *hashes, p)[1] @ v_b).div_(keep_probability(p))
+    return out
 
 
-def _backward_torch(d_out, q, k, v, out, lse, row_hash, column_hash, p):
-    dtype = lse.dtype
+def _backward_torch(d_out, q, k, v, row_hash, column_hash, p):
     dq, dk, dv = _empty_heads(q), _empty_heads(k), _empty_heads(v)
-    for b in range(q.shape[0]):
-        qb, kb, vb, do = q[b].to(dtype), k[b].to(dtype), v[b].to(dtype), d_out[b].to(dtype)
-        weights, scale = _weights(qb, kb, lse[b])
-        delta = (do * out[b].to(dtype)).sum(-1, keepdim=True)
-        d_weights = do @ vb.transpose(-1, -2)
-        if p > 0.0:
-            mask = _keep(row_hash[b], column_hash[b], p).to(dtype).div_(keep_probability(p))
-            d_weights.mul_(mask)
-            dv[b] = (weights * mask).transpose(-1, -2) @ do
-        else:
-            dv[b] = weights.transpose(-1, -2) @ do
-        d_logits = d_weights.sub_(delta).mul_(weights).mul_(scale)
-        dq[b] = d_logits @ kb
-        dk[b] = d_logits.transpose(-1, -2) @ qb
+    keep = keep_probability(p)
+    scale = 1.0 / (keep * math.sqrt(q.shape[-1]))
+    for b, q_b, k_b, v_b, d_out_b, *hashes in _samples(q, k, v, d_out, row_hash, column_hash):
+        weights, kept = _weights(q_b, k_b, *hashes, p)
+        dv[b] = (kept.transpose(-1, -2) @ d_out_b).div_(keep)
+        d_logits = (d_out_b @ v_b.transpose(-1, -2)).mul_(kept)
+        d_logits.sub_(weights.mul_(d_logits.sum(-1, keepdim=True)))
+        dq[b] = (d_logits @ k_b).mul_(scale)
+        dk[b] = (d_logits.transpose(-1, -2) @ q_b).mul_(scale)
     return dq, dk, dv
 
 
@@ -195,7 +185,8 @@ _define("kernels::attention_backward", "(Tensor d_out, Tensor q, Tensor k, Tenso
 def _hashes_op(seed, heads, n_rows, n_columns, rows):
     if attention_launch.runs_on(seed.new_empty(1, dtype=torch.float32)):
         return attention_launch.hashes(seed, heads, n_rows, n_columns, rows)
-    return _hashes(seed, heads, n_rows, n_columns, rows)
+    hashes = _hashes(seed, heads, n_rows, n_columns, rows)
+    return tuple(attention_launch.vectors(x, *x.shape[1:], torch.int32).copy_(x) for x in hashes)
 
 
 @torch.library.register_fake("kernels::dropout_hashes")
@@ -208,7 +199,7 @@ def _(seed, heads, n_rows, n_columns, rows):
 def _attention_op(q, k, v, row_hash, column_hash, p):
     if not attention_launch.runs_on(q):
         _ran("torch", q)
-        return _forward_torch(q, k, v, row_hash, column_hash, p)
+        return _forward_torch(q, k, v, row_hash, column_hash, p), q.new_empty(0)
     attention.last_path = "triton"
     out, lse = _empty_heads(q), attention_launch.vectors(q, q.shape[1], q.shape[2])
     attention_launch.forward(q, k, v, out, lse, row_hash, column_hash, keep_probability(p), threshold(p))
@@ -217,13 +208,14 @@ def _attention_op(q, k, v, row_hash, column_hash, p):
 
 @torch.library.register_fake("kernels::attention")
 def _(q, k, v, row_hash, column_hash, p):
-    return _empty_heads(q), attention_launch.vectors(q, q.shape[1], q.shape[2], _accumulation_dtype(q.dtype))
+    on_triton = attention_launch.runs_on(q)
+    return _empty_heads(q), attention_launch.vectors(q, q.shape[1], q.shape[2]) if on_triton else q.new_empty(0)
 
 
 @torch.library.impl("kernels::attention_backward", "default")
 def _backward_op(d_out, q, k, v, out, lse, row_hash, column_hash, p):
     if not attention_launch.runs_on(q):
-        return _backward_torch(d_out, q, k, v, out, lse, row_hash, column_hash, p)
+        return _backward_torch(d_out, q, k, v, row_hash, column_hash, p)
     gradients = _empty_heads(q), _empty_heads(k), _empty_heads(v)
     attention_launch.backward(d_out, q, k, v, out, lse, row_hash, column_hash, keep_probability(p), threshold(p),
                               *gradients)

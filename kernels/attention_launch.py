@@ -83,7 +83,7 @@ def forward(q, k, v, out, lse, row_hash, column_hash, keep, threshold, tiles=Non
     q, k, v, padded_out = *map(_readable, (q, k, v)), _writable(out)
     tma = _tma(q, k, v)
     dropout = row_hash is not None
-    row_hash, column_hash = (row_hash, column_hash) if dropout else (lse, lse)
+    row_hash, column_hash = (_aligned(row_hash), _aligned(column_hash)) if dropout else (lse, lse)
     bm, bn = tile["BM"], tile["BN"]
     with torch.cuda.device_of(q):
         kernels._forward_kernel[(1 + triton.cdiv(n_queries - 1, bm), batch * heads)](
@@ -98,6 +98,7 @@ def backward(d_out, q, k, v, out, lse, row_hash, column_hash, keep, threshold, d
     """Fill dq, dk, dv; the scratch for the gradient of the logits is bounded by SCRATCH_BYTES (or one sample's)."""
     tiles = tiles or _tiles(q)
     (batch, heads, n_queries, d), n_keys = q.shape, k.shape[2]
+    lse = _aligned(lse)
     scale = 1.0 / math.sqrt(d)
     c = scale * math.log2(math.e)
     inputs = d_out, q, k, v, out
@@ -111,7 +112,7 @@ def backward(d_out, q, k, v, out, lse, row_hash, column_hash, keep, threshold, d
     delta, ds_column_0 = vectors(q, heads, n_queries), vectors(q, heads, n_queries)
     ds_row_0 = vectors(q, heads, n_keys)
     dropout = row_hash is not None
-    row_hash, column_hash = (row_hash, column_hash) if dropout else (lse, ds_row_0)
+    row_hash, column_hash = (_aligned(row_hash), _aligned(column_hash)) if dropout else (lse, ds_row_0)
     sizes = lse.stride(1), ds_row_0.stride(1)
     parts = triton.cdiv(n_queries, _DELTA["SPAN"])
     dk_0, dv_0 = q.new_empty(2, batch * heads, parts, d, dtype=torch.float32)
@@ -214,6 +215,13 @@ def vectors(like, heads, n, dtype=torch.float32):
 
 def _strides(*tensors):
     return [stride for x in tensors for stride in x.stride()[:3]]
+
+
+def _aligned(x):
+    """x as `vectors` lays it out: a compiler may have moved it."""
+    if (x.data_ptr() + 4) % 16 == 0 and x.stride(0) == x.shape[1] * x.stride(1) and x.stride(1) % 4 == 0:
+        return x
+    return vectors(x, *x.shape[1:], x.dtype).copy_(x)
 
 
 def _up(n, multiple):

@@ -1,0 +1,352 @@
+"""Attention against float64, PyTorch's own operations and its exported mask.
+
+Every test runs on whichever path this process has: the Triton kernels on a GPU or, with TRITON_INTERPRET=1, in Triton's
+interpreter; the PyTorch path elsewhere. Where it is the PyTorch path, the last two tests run the file once more in the
+interpreter.
+"""
+import math
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from kernels import attention as module
+from kernels import attention_launch
+from kernels.attention import attention, dropout_mask, keep_probability
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+PATH = "triton" if attention_launch.runs_on(torch.empty(1, device=DEVICE)) else "torch"
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+LENGTHS = [1, 2, 15, 16, 17, 63, 64, 65]
+on_triton = pytest.mark.skipif(PATH != "triton", reason="about the Triton kernels")
+
+
+def draw(batch, heads, n_queries, n_keys, d, dtype, strides="heads first", random=0):
+    """q, k, v, the gradient of the output, and seeds; strides: "heads first", "packed" (needs equal lengths), "sliced"."""
+    torch.manual_seed(random)
+    if strides == "packed":
+        tensors = torch.randn(batch, n_keys, 3, heads, d, device=DEVICE).to(dtype).transpose(1, 3).unbind(2)
+    else:
+        extra = 3 if strides == "sliced" else 0
+        tensors = [torch.randn(batch, heads, n, d + extra, device=DEVICE).to(dtype)[..., extra:]
+                   for n in (n_queries, n_keys, n_keys)]
+    gradient = torch.randn(batch, n_queries, heads, d, device=DEVICE).to(dtype).transpose(1, 2)
+    return *(x.detach().requires_grad_() for x in tensors), gradient, torch.randint(2**62, (batch,), device=DEVICE)
+
+
+def plain(q, k, v, gradient, mask, p):
+    """Output and gradients by PyTorch's separate operations, at the inputs' precision."""
+    q, k, v = (x.detach().requires_grad_() for x in (q, k, v))
+    weights = torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]), -1)
+    out = (weights * mask / keep_probability(p)) @ v
+    return out.detach(), *torch.autograd.grad(out, (q, k, v), gradient)
+
+
+def ours(q, k, v, gradient, p, seed, rows=None):
+    out = attention(q, k, v, p, seed, rows)
+    return out.detach(), *torch.autograd.grad(out, (q, k, v), gradient)
+
+
+def assert_as_accurate_as_pytorch(q, k, v, gradient, p, seed, rows=None):
+    """At most 2 times (gradients 3 times) PyTorch's own error, plus 2 units in the last place of the largest value."""
+    mask = dropout_mask(seed, q.shape[1], q.shape[2] if rows is None else rows, k.shape[2], p)
+    found = ours(q, k, v, gradient, p, seed, rows)
+    exact = plain(*(x.double() for x in (q, k, v, gradient)), mask, p)
+    usual = plain(q, k, v, gradient, mask, p)
+    largest = max(x.abs().max() for x in exact)
+    for name, factor, x, y, z in zip(("out", "dq", "dk", "dv"), (2, 3, 3, 3), found, exact, usual):
+        assert x.dtype == q.dtype and x.shape == y.shape
+        allowed = factor * (z - y).abs().max() + 2 * torch.finfo(q.dtype).eps * largest
+        error = (x - y).abs().max()
+        assert error <= allowed, f"{name}: {error:.2e} from float64, allowed {allowed:.2e}"  # NaN fails too
+
+
+# ---------------------------------------------------------------- accuracy
+
+@settings(max_examples=40 if PATH == "torch" else 25, deadline=None, derandomize=True,
+          suppress_health_check=[HealthCheck.too_slow])
+@given(st.data())
+def test_output_and_gradients_match_float64(data):
+    n_keys = data.draw(st.sampled_from(LENGTHS), "keys")
+    strides = data.draw(st.sampled_from(["heads first", "packed", "sliced"]), "strides")
+    n_queries = n_keys if strides == "packed" else data.draw(st.sampled_from(LENGTHS), "queries")
+    batch, heads = data.draw(st.integers(1, 3), "batch"), data.draw(st.integers(1, 3), "heads")
+    d, p = data.draw(st.sampled_from([16, 24, 32, 64, 128]), "head size"), data.draw(st.sampled_from([0.0, 0.1, 0.5]), "p")
+    dtype = data.draw(st.sampled_from(DTYPES), "dtype")
+    q, k, v, gradient, seed = draw(batch, heads, n_queries, n_keys, d, dtype, strides)
+    assert_as_accurate_as_pytorch(q, k, v, gradient, p, seed)
+    assert attention.last_path == PATH
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.5])
+@pytest.mark.parametrize("n_queries, n_keys", [(127, 257), (128, 129), (129, 128), (257, 257), (1, 257), (257, 1)])
+def test_longer_sequences_match_float64(n_queries, n_keys, p, dtype):
+    assert_as_accurate_as_pytorch(*draw(1, 2, n_queries, n_keys, 64, dtype)[:4], p, torch.tensor([3], device=DEVICE))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", DTYPES if DEVICE == "cuda" else [torch.float32], ids=str)
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.125] if DEVICE == "cuda" else [0.1])
+def test_the_papers_length_matches_float64(p, dtype):
+    q, k, v, gradient, seed = draw(2 if DEVICE == "cuda" else 1, 2, 1281, 1281, 128, dtype, "packed")
+    assert_as_accurate_as_pytorch(q, k, v, gradient, p, seed)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_extreme_logits_match_float64(dtype):
+    q, k, v, gradient, seed = draw(1, 2, 33, 33, 16, dtype)
+    size = (1e3 * math.sqrt(16) / (q @ k.transpose(-1, -2)).abs().max().item()) ** 0.5
+    q, k = ((x.detach() * size).requires_grad_() for x in (q, k))  # the largest logit is 1000 or -1000
+    assert_as_accurate_as_pytorch(q, k, v, gradient, 0.1, seed)
+
+
+def test_equal_rows_average_the_values():
+    q, k, v, gradient, seed = draw(2, 2, 40, 40, 16, torch.float32)
+    out = attention(q, torch.ones_like(k), v, 1e-12, seed)
+    assert torch.allclose(out, v.mean(2, keepdim=True).expand_as(out), atol=1e-6)
+
+
+def test_every_element_is_written(monkeypatch):
+    """Memory from the allocator is NaN here, so that an element never written fails."""
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        assert torch.empty(3, device=DEVICE).new_empty(3).isnan().all()
+        for n_queries, n_keys in ((1, 1), (1, 70), (70, 1), (66, 70)):
+            assert_as_accurate_as_pytorch(*draw(2, 2, n_queries, n_keys, 24, torch.float32)[:4], 0.1,
+                                          torch.tensor([1, 2], device=DEVICE))
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_keys_may_come_in_any_order():
+    q, k, v, _, seed = draw(1, 2, 20, 70, 32, torch.float32)
+    order = torch.randperm(70)
+    moved = attention(q, k[:, :, order], v[:, :, order], 0.0)
+    assert torch.allclose(moved, attention(q, k, v, 0.0), atol=1e-6)
+
+
+@pytest.mark.skipif(PATH != "torch", reason="float64 is the PyTorch path's")
+def test_gradients_match_finite_differences():
+    q, k, v, _, seed = draw(2, 2, 5, 7, 3, torch.float64)
+    assert torch.autograd.gradcheck(lambda *x: attention(*x, 0.3, seed), (q, k, v))
+
+
+@on_triton
+def test_backward_in_parts_is_the_same(monkeypatch):
+    inputs = draw(5, 2, 40, 40, 16, torch.float32)
+    whole = ours(*inputs[:4], 0.1, inputs[4])
+    monkeypatch.setattr(attention_launch, "SCRATCH_BYTES", 2 * 2 * 64 * 128 * 4)  # two samples at a time
+    assert all(torch.equal(x, y) for x, y in zip(ours(*inputs[:4], 0.1, inputs[4]), whole))
+
+
+def test_runs_repeat_bit_for_bit():
+    inputs = draw(2, 2, 65, 65, 32, torch.float16)
+    first, second = (ours(*inputs[:4], 0.1, inputs[4]) for _ in range(2))
+    assert all(torch.equal(x, y) for x, y in zip(first, second))
+
+
+# ---------------------------------------------------------------- dropout
+
+def independent_mask(seed, head, rows, columns, p):
+    """One head's mask, written again in NumPy from the definition in kernels/README.md."""
+    def mix(x):
+        for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
+            x = (x ^ (x >> np.uint32(shift))) * np.uint32(factor)
+        return x
+
+    def hashes(stream, positions):
+        x = np.full(len(positions), 0x9E3779B9, np.uint32)
+        for word in (2 * head + stream, seed >> 32, seed & 0xFFFFFFFF, positions):
+            x = mix(x ^ np.asarray(word, np.uint64).astype(np.uint32))
+        return x | np.uint32(1)
+
+    return np.multiply.outer(hashes(0, rows), hashes(1, columns)).view(np.int32) >= round(p * 2**32) - 2**31
+
+
+def test_mask_is_the_documented_one():
+    seeds = torch.tensor([0, 1, 2**62 + 12345, 77])
+    rows = torch.tensor([[5, 0, 1280], [9, 9, 3], [0, 1, 2], [4, 3, 2]])
+    mask = dropout_mask(seeds, 3, rows, 50, 0.1)
+    for b, seed in enumerate(seeds.tolist()):
+        for head in range(3):
+            expected = independent_mask(seed, head, rows[b].numpy(), np.arange(50), 0.1)
+            assert np.array_equal(mask[b, head].numpy(), expected)
+
+
+@on_triton
+def test_kernel_hashes_are_the_masks():
+    seed = torch.randint(-(2**63), 2**63 - 1, (3,), device=DEVICE)
+    rows = torch.randint(1281, (3, 50), device=DEVICE)
+    for chosen in (None, rows, rows.int()):
+        pairs = zip(attention_launch.hashes(seed, 4, 50, 77, chosen), module._hashes(seed, 4, 50, 77, chosen))
+        assert all(torch.equal(x, y) for x, y in pairs)
+
+
+def test_the_mask_used_is_the_mask_exported_and_its_rescale_is_exact():
+    n = 65
+    seed = torch.tensor([4, 5], device=DEVICE)
+    zeros, values = torch.zeros(2, 2, n, 128, device=DEVICE), torch.eye(n, 128, device=DEVICE).expand(2, 2, n, 128)
+    out = attention(zeros, zeros, values, 0.3, seed)  # equal weights: the output is the mask, in units of 1 / (N keep)
+    mask = dropout_mask(seed, 2, n, n, 0.3)
+    assert torch.allclose(out[..., :n] * n * keep_probability(0.3), mask.float(), atol=1e-5)
+    assert keep_probability(0.3) == pytest.approx(0.7, abs=2**-32)
+    assert 0.2 < (~mask).float().mean() < 0.4
+
+
+def test_some_rows_get_what_all_rows_would():
+    q, k, v, gradient, seed = draw(2, 2, 65, 65, 16, torch.float32)
+    rows = torch.tensor([[0, 64, 7], [3, 1, 0]], device=DEVICE)
+    chosen = rows[:, None, :, None].expand(2, 2, 3, 16)
+    some = attention(q.gather(2, chosen), k, v, 0.4, seed, rows.int())
+    assert torch.allclose(some, attention(q, k, v, 0.4, seed).gather(2, chosen), atol=1e-6)
+    assert_as_accurate_as_pytorch(*(x.detach().requires_grad_() for x in (q.gather(2, chosen), k, v)),
+                                  gradient[:, :, :3], 0.4, seed, rows)
+
+
+def test_a_sample_keeps_its_mask_anywhere_in_the_batch():
+    q, k, v, gradient, seed = draw(3, 2, 20, 20, 16, torch.float32)
+    order = [2, 0, 1]
+    moved = ours(*(x[order].detach().requires_grad_() for x in (q, k, v)), gradient[order], 0.4, seed[order])
+    for x, y in zip(moved, ours(q, k, v, gradient, 0.4, seed)):
+        assert torch.allclose(x, y[order], atol=1e-6)
+
+
+@on_triton
+@pytest.mark.parametrize("bm, bn", [(16, 16), (16, 64), (64, 32), (32, 128)])
+def test_the_mask_does_not_depend_on_the_tiles(monkeypatch, bm, bn):
+    inputs = draw(1, 2, 130, 130, 32, torch.float16)
+    usual = ours(*inputs[:4], 0.3, inputs[4])
+    tile = dict(BM=bm, BN=bn, num_warps=4, num_stages=1)
+    monkeypatch.setattr(attention_launch, "_tiles", lambda q: dict(forward=tile, dk_dv=tile, dq=tile))
+    for x, y in zip(ours(*inputs[:4], 0.3, inputs[4]), usual):
+        assert torch.allclose(x, y, atol=4e-3)
+
+
+@pytest.mark.parametrize("p", [0.01, 0.1, 0.125, 0.5, 0.9])
+def test_keep_rate_lies_in_its_binomial_interval(p):
+    kept = dropout_mask(torch.arange(8), 4, 257, 1281, p)
+    assert stats.binomtest(int(kept.sum()), kept.numel(), keep_probability(p)).pvalue > 1e-3
+    for axis in (-1, -2):  # no row and no column keeps more or less than chance would have it
+        counts = kept.sum(axis).flatten()
+        spread = kept.shape[axis] * p * (1 - p)
+        chi_square = float(((counts - kept.shape[axis] * (1 - p)) ** 2).sum() / spread)
+        assert 1e-3 < stats.chi2(counts.numel()).cdf(chi_square) < 1 - 1e-3
+
+
+def test_masks_of_heads_samples_layers_and_steps_are_independent():
+    """Any two masks agree as often as chance has it; so do the four corners of any rectangle within one mask."""
+    seeds = torch.tensor([0, 1, 2, 2**32, 2**32 + 1, 2**61])  # neighbours in either half, as counters would give
+    masks = dropout_mask(seeds, 2, 128, 129, 0.1).flatten(0, 1).flatten(1).double()
+    both = torch.tensor([[int((x + y == 0).sum()) for y in masks] for x in masks])  # dropped in both
+    pairs = both[torch.triu_indices(12, 12, 1).unbind()]
+    expected = masks.shape[1] * 0.01
+    chi_square = float(((pairs - expected) ** 2).sum() / (expected * 0.99))
+    assert 1e-3 < stats.chi2(len(pairs)).cdf(chi_square) < 1 - 1e-3
+    signs = (dropout_mask(torch.tensor([9]), 1, 1280, 1280, 0.1)[0, 0].double() - 0.9) / 0.3
+    signs = signs[torch.randperm(1280, generator=torch.manual_seed(0))]
+    corners = signs[::2, ::2] * signs[::2, 1::2] * signs[1::2, ::2] * signs[1::2, 1::2]
+    assert abs(float(corners.sum()) / corners.numel() ** 0.5) < 4
+
+
+# ---------------------------------------------------------------- the operator in PyTorch
+
+@pytest.mark.parametrize("p", [0.0, 0.2])
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiles_without_a_graph_break(backend, p):
+    q, k, v, gradient, seed = draw(2, 2, 17, 17, 16, torch.float32)
+    compiled = torch.compile(lambda q, k, v, seed: attention(q, k, v, p, seed) * 2, fullgraph=True, backend=backend)
+    out = compiled(q, k, v, seed)
+    found = out, *torch.autograd.grad(out, (q, k, v), gradient)
+    plainly = attention(q, k, v, p, seed) * 2
+    for x, y in zip(found, (plainly, *torch.autograd.grad(plainly, (q, k, v), gradient))):
+        assert torch.allclose(x, y, atol=1e-6)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.2])
+def test_operator_keeps_pytorchs_contract(p):
+    q, k, v, _, seed = draw(2, 2, 9, 9, 16, torch.float32)
+    hashes = torch.ops.kernels.dropout_hashes(seed, 2, 9, 9, None) if p else (None, None)
+    torch.library.opcheck(torch.ops.kernels.attention.default, (q, k, v, *hashes, p))
+    torch.library.opcheck(torch.ops.kernels.dropout_hashes.default, (seed, 2, 9, 9, None))
+
+
+def test_autocast_lowers_the_precision_but_not_of_float64():
+    q, k, v, _, seed = draw(1, 2, 9, 9, 16, torch.float32)
+    with torch.autocast(DEVICE, torch.bfloat16):
+        assert attention(q, k, v, 0.1, seed).dtype == torch.bfloat16
+        assert attention(q.double(), k.double(), v.double(), 0.1, seed).dtype == torch.float64
+    assert attention(q, k, v, 0.1, seed).dtype == torch.float32
+
+
+def test_twenty_training_steps_agree_with_plain_operations():
+    """Self-attention with a residual, trained by both; the losses stay together to float32's precision."""
+    torch.manual_seed(0)
+    x, y = torch.randn(2, 2, 9, 32, device=DEVICE)
+    losses = {}
+    for name in ("ours", "plain"):
+        torch.manual_seed(1)
+        projection, head = torch.nn.Linear(32, 96).to(DEVICE), torch.nn.Linear(32, 32).to(DEVICE)
+        optimizer = torch.optim.Adam([*projection.parameters(), *head.parameters()], 1e-2)
+        losses[name] = []
+        for step in range(20):
+            q, k, v = projection(x).view(2, 9, 3, 2, 16).permute(2, 0, 3, 1, 4)
+            seed = torch.arange(2, device=DEVICE) + 2 * step
+            if name == "ours":
+                mixed = attention(q, k, v, 0.1, seed)
+            else:
+                weights = torch.softmax(q @ k.transpose(-1, -2) / 4, -1)
+                mixed = (weights * dropout_mask(seed, 2, 9, 9, 0.1) / keep_probability(0.1)) @ v
+            loss = (head(x + mixed.transpose(1, 2).flatten(2)) - y).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses[name].append(loss.item())
+    assert losses["ours"] == pytest.approx(losses["plain"], rel=1e-4)
+    assert losses["ours"][-1] < 0.8 * losses["ours"][0]
+
+
+# ---------------------------------------------------------------- what does not fit
+
+@pytest.mark.parametrize("change, words", [
+    (dict(k=torch.zeros(1, 2, 5, 8)), "expected q"),
+    (dict(q=torch.zeros(1, 2, 0, 16)), "empty"),
+    (dict(v=torch.zeros(1, 2, 5, 16, dtype=torch.float16)), "share one floating dtype"),
+    (dict(dropout_p=1.0), r"in \[0, 1\)"),
+    (dict(seed=None), "needs seed"),
+    (dict(seed=torch.zeros(2, dtype=torch.int64)), "needs seed"),
+    (dict(rows=torch.zeros(1, 4, dtype=torch.int32)), "rows must be"),
+])
+def test_what_does_not_fit_is_refused(change, words):
+    fits = dict(q=torch.zeros(1, 2, 5, 16), k=torch.zeros(1, 2, 5, 16), v=torch.zeros(1, 2, 5, 16), dropout_p=0.1,
+                seed=torch.zeros(1, dtype=torch.int64))
+    with pytest.raises(ValueError, match=words):
+        attention(**{**fits, **change})
+
+
+# ---------------------------------------------------------------- the same file, in Triton's interpreter
+
+def run_in_the_interpreter(which):
+    pytest.importorskip("triton")
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", which, __file__]
+    done = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
+
+
+@pytest.mark.skipif(PATH == "triton", reason="this process has the Triton kernels already")
+def test_in_the_interpreter():
+    run_in_the_interpreter("not slow")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(PATH == "triton", reason="this process has the Triton kernels already")
+def test_long_sequences_in_the_interpreter():
+    run_in_the_interpreter("slow")
