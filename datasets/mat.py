@@ -12,7 +12,8 @@ import numpy as np
 from scipy.io import loadmat
 
 COMPRESSED, MATRIX = 15, 14
-CELL, STRUCT, OBJECT, SPARSE, LAST = 1, 2, 3, 5, 15  # array classes; those above LAST have no shape
+CELL, STRUCT, OBJECT, CHARACTERS, SPARSE, LAST = 1, 2, 3, 4, 5, 15  # array classes; those above LAST have no shape
+BYTES = {1: 1, 2: 1, 3: 2, 4: 2, 5: 4, 6: 4, 7: 4, 9: 8, 12: 8, 13: 8, 16: 1, 17: 2, 18: 4}  # of a value, by its type
 SPARE = 65536  # values that a damaged file may claim too many: they cost nothing
 DEEPEST = 20  # cells in structs in cells ...; those of the data sets go down to 6
 
@@ -101,7 +102,7 @@ def _objects(items, shape):
     return array.reshape(shape)
 
 
-# ---- MAT 5: a file that claims more cells than it has bytes for would make scipy fill the memory with them ----------
+# ---- MAT 5: where a damaged file says other than its bytes do, scipy may fill the memory or crash -------------------
 
 
 class _Inflated:
@@ -151,7 +152,7 @@ class _Plain(_Inflated):
 
 
 def _check_sizes(file, names, order):
-    """Raises ValueError where one of the variables `names` claims more values than it has bytes."""
+    """Raises ValueError where one of the variables `names` has other values than its shape says."""
     end, place = file.seek(0, 2), 128
     while place + 8 <= end:
         file.seek(place)
@@ -173,7 +174,8 @@ def _check_matrix(stream, size, order, names, depth):
         return
     if depth > DEEPEST:
         raise ValueError(f"cells nested deeper than {DEEPEST}")
-    array_class = _element(stream, order, end)[0 if order == "<" else 3]
+    flags = _element(stream, order, end)[:4][:: 1 if order == "<" else -1]
+    array_class, is_complex = flags[0], flags[1] & 8
     shape = ()
     if array_class <= LAST:
         packed = _element(stream, order, end)
@@ -182,8 +184,8 @@ def _check_matrix(stream, size, order, names, depth):
     if depth == 0 and name not in names:
         return
     values = math.prod(shape)
-    if array_class != SPARSE and (min(shape, default=0) < 0 or values > max(SPARE, size)):
-        raise ValueError(f"{name or 'a cell'} of shape {shape} in {size} bytes")
+    if array_class == SPARSE or min(shape, default=0) < 0 or values > max(SPARE, size):
+        raise ValueError(f"{name or 'a cell'} of class {array_class} and shape {shape} in {size} bytes")
     if array_class in (CELL, STRUCT, OBJECT):
         if array_class == OBJECT:
             _element(stream, order, end)
@@ -195,8 +197,19 @@ def _check_matrix(stream, size, order, names, depth):
             if kind != MATRIX or part > end - stream.tell():
                 raise ValueError(f"a part of {name or 'a cell'} of kind {kind} and {part} bytes")
             _check_matrix(stream, part, order, names, depth + 1)
-    if stream.tell() > end:
-        raise ValueError(f"{name or 'a cell'} beyond its {size} bytes")
+    elif array_class <= LAST:
+        for _ in range(2 if is_complex else 1):
+            kind, part = struct.unpack(order + "II", stream.read(8))
+            if kind >> 16:  # up to four bytes lie in the tag itself
+                kind, part, rest = kind & 0xFFFF, kind >> 16, 0
+            else:
+                rest = part + -part % 8
+            fits = kind in BYTES and (array_class == CHARACTERS or part == values * BYTES[kind])
+            if rest > end - stream.tell() + 7 or not fits:
+                raise ValueError(f"{name or 'a cell'} of shape {shape} and type {kind} in {part} bytes")
+            stream.skip(min(rest, end - stream.tell()))
+    if not 0 <= end - stream.tell() < 8 and array_class <= LAST:
+        raise ValueError(f"{name or 'a cell'} of another length than its {size} bytes")
     stream.skip(end - stream.tell())
 
 

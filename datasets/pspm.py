@@ -44,8 +44,8 @@ def read(path, channels, ecg_side=None):
     for i, channel in enumerate(cells.ravel(), 1):
         where = f"{path}: data{{{i}}}"
         header = field(channel, "header", where)
-        kinds.append(f"{field(header, 'chantype', where)} in {field(header, 'units', where)}")
-        if header["chantype"] == "ecg" and header["units"] != "events":
+        kinds.append(" in ".join(_text(field(header, name, where)) for name in ("chantype", "units")))
+        if kinds[-1].startswith("ecg in ") and kinds[-1] != "ecg in events":
             break
     else:
         raise ValueError(f"{path}: expected a channel ecg, found {', '.join(kinds) or 'none'}; take the file out")
@@ -67,3 +67,7 @@ def read(path, channels, ecg_side=None):
         valence=float("nan"),
         source=path,
     )
+
+
+def _text(value):
+    return value if isinstance(value, str) else describe(value)

@@ -75,7 +75,8 @@ def test_what_a_model_was_trained_on_is_said(work):
 def test_other_channels_rates_and_normalisation_are_refused(work, kind, change, says):
     shutil.copytree(work / "data" / "amigos", work / "data" / "mine")
     edit_manifest(work / "data" / "mine", change)
-    refused(work, "--model", f"{MODELS[kind]}.pt", "--data", "data/mine", says=[f"{MODELS[kind]}.pt", "data/mine", *says])
+    model = f"{MODELS[kind]}.pt"
+    refused(work, "--model", model, "--data", "data/mine", says=[model, "data/mine", *says])
 
 
 def test_a_set_without_ecg_cannot_be_fused(work):
