@@ -125,8 +125,11 @@ def attention_rivals(seed):
         from flash_attn import flash_attn_func
     except ImportError:
         return rivals
-    rivals["flash-attn"] = lambda q, k, v, p: flash_attn_func(*(x.transpose(1, 2) for x in (q, k, v)), p).transpose(1, 2)
-    return rivals
+
+    def flash_attn(q, k, v, p):
+        return flash_attn_func(*(x.transpose(1, 2) for x in (q, k, v)), p).transpose(1, 2)
+
+    return {**rivals, "flash-attn": flash_attn}
 
 
 def attention_error(rival, q, k, v, gradient):

@@ -19,13 +19,14 @@ fi
 
 $python prepare_data.py --dataset simulated --raw "raw/$name" --out "data/$name" --seed "$seed" --effect "$effect"
 
-run=(--run "runs/$name" --data "data/$name/simulated" --n-folds 3 --seed "$seed" --threads 1 --batch-size 16)
+run=(--run "runs/$name" --data "data/$name/simulated" --n-folds 3 --seed "$seed" --threads 1 --batch-size 8)
 network=(--cnn-channels 16 32 32 --layers 1 --heads 1 --ffn 64 --dropout 0)
+classifier=(--classifier-hidden 64 --classifier-dropout 0.1)
 
 single_modality() {  # modality, fold
     $python pretrain.py --modality "$1" --fold "$2" "${run[@]}" "${network[@]}" --epochs 2 --warmup-epochs 1 --lr 1e-3
     for target in arousal valence; do
-        $python finetune.py --modality "$1" --target $target --fold "$2" "${run[@]}" --epochs 8 --lr 1e-3
+        $python finetune.py --modality "$1" --target $target --fold "$2" "${run[@]}" "${classifier[@]}" --epochs 12 --lr 1e-3
     done
 }
 

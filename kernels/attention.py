@@ -131,9 +131,9 @@ def _keep(row_hash, column_hash, p):
 # ---------------------------------------------------------------- the PyTorch path, one sample at a time
 
 def _weights(q, k, row_hash, column_hash, p):
-    """One sample's softmax weights P and what dropout leaves of them, P * M, both (H, Nq, Nk) (one tensor if p is 0)."""
+    """One sample's softmax weights P and P * M, what dropout leaves of them, both (H, Nq, Nk); one tensor if p is 0."""
     weights = torch.softmax((q * (1.0 / math.sqrt(q.shape[-1]))) @ k.transpose(-1, -2), -1)
-    return weights, weights if p == 0.0 else weights * _keep(row_hash, column_hash, p)
+    return weights, weights if p == 0.0 else torch.where(_keep(row_hash, column_hash, p), weights, 0.0)
 
 
 def _samples(q, *tensors):
@@ -173,7 +173,8 @@ def _empty_heads(x):
 # ---------------------------------------------------------------- the operators
 
 _define = torch.library.define
-_define("kernels::dropout_hashes", "(Tensor seed, int heads, int n_rows, int n_columns, Tensor? rows) -> (Tensor, Tensor)")
+_define("kernels::dropout_hashes", "(Tensor seed, int heads, int n_rows, int n_columns, Tensor? rows)"
+                                   " -> (Tensor row_hash, Tensor column_hash)")
 _define("kernels::attention", "(Tensor q, Tensor k, Tensor v, Tensor? row_hash, Tensor? column_hash, float p)"
                               " -> (Tensor out, Tensor lse)")
 _define("kernels::attention_backward", "(Tensor d_out, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse,"

@@ -34,12 +34,12 @@ TILES = {
         "dq": dict(BM=128, BN=64, num_warps=8, num_stages=2),
     },
     "float32": {
-        "forward": dict(BM=32, BN=32, num_warps=4, num_stages=1),
-        "dk_dv": dict(BM=32, BN=32, num_warps=4, num_stages=1),
-        "dq": dict(BM=32, BN=32, num_warps=4, num_stages=1),
+        "forward": dict(BM=32, BN=32, num_warps=8, num_stages=1),
+        "dk_dv": dict(BM=32, BN=32, num_warps=8, num_stages=1),
+        "dq": dict(BM=32, BN=32, num_warps=8, num_stages=1),
     },
 }
-_DELTA = dict(BM=16, SPAN=256, STAGES=3, num_warps=4)
+_DELTA = dict(BM=32, SPAN=256, STAGES=3, num_warps=4)
 
 
 def why_not(q):
@@ -89,8 +89,9 @@ def forward(q, k, v, out, lse, row_hash, column_hash, keep, threshold, tiles=Non
         kernels._forward_kernel[(1 + triton.cdiv(n_queries - 1, bm), batch * heads)](
             _tiled(q, bm, tma), _tiled(k, bn, tma), _tiled(v, bn, tma), _tiled(column_hash, bn, tma), q, k, v,
             column_hash, padded_out, lse, row_hash, *_strides(q, k, v, padded_out), lse.stride(1),
-            column_hash.stride(1), heads, n_queries, n_keys, c, 1.0 / keep, threshold, D=q.shape[-1], DROPOUT=dropout, EVEN_Q=(n_queries - 1) % bm == 0,
-            EVEN_K=(n_keys - 1) % bn == 0, TMA=tma, PRECISION=_precision(), **tile)
+            column_hash.stride(1), heads, n_queries, n_keys, c, 1.0 / keep, threshold, D=q.shape[-1], DROPOUT=dropout,
+            EVEN_Q=(n_queries - 1) % bm == 0, EVEN_K=(n_keys - 1) % bn == 0, TMA=tma, PRECISION=_precision(),
+            LANES=128 // q.element_size(), **tile)
     _trim(out, padded_out)
 
 
@@ -157,8 +158,8 @@ def _capability(x):
 
 
 def _precision():
-    """How float32 products are made: exactly in the interpreter, as three TF32 products on a GPU."""
-    return "ieee" if INTERPRETED else "tf32x3"
+    """How products of float32 are made: as PyTorch's are, by torch.set_float32_matmul_precision."""
+    return {"highest": "ieee", "high": "tf32x3", "medium": "tf32"}[torch.get_float32_matmul_precision()]
 
 
 def _readable(x):

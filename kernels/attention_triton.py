@@ -70,7 +70,7 @@ def _forward_kernel(q, k, v, column_hash, qp, kp, vp, column_hash_p, out, lse, r
                     n_keys,
                     c, inverse_keep, threshold,
                     BM: tl.constexpr, BN: tl.constexpr, D: tl.constexpr, DROPOUT: tl.constexpr, EVEN_Q: tl.constexpr,
-                    EVEN_K: tl.constexpr, TMA: tl.constexpr, PRECISION: tl.constexpr):
+                    EVEN_K: tl.constexpr, TMA: tl.constexpr, PRECISION: tl.constexpr, LANES: tl.constexpr):
     """Program (t, b * heads + h): t = 0 is query 0, t > 0 the queries 1 + (t - 1) * BM onwards.
 
     q, k, v, column_hash are descriptors when TMA, else the pointers qp, kp, vp, column_hash_p once more.
@@ -80,7 +80,7 @@ def _forward_kernel(q, k, v, column_hash, qp, kp, vp, column_hash_p, out, lse, r
     lse += bh * rows_n
     if tl.program_id(0) == 0:
         _forward_query_0(qp, kp, vp, out, lse, row_hash + bh * rows_n, column_hash_p, q_b, q_h, k_b, k_h, k_n,
-                         v_b, v_h, v_n, o_b, o_h, columns_n, b, h, bh, n_keys, c, inverse_keep, threshold, 64, D,
+                         v_b, v_h, v_n, o_b, o_h, columns_n, b, h, bh, n_keys, c, inverse_keep, threshold, LANES, D,
                          DROPOUT)
     else:
         row = 1 + (tl.program_id(0) - 1) * BM

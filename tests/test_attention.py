@@ -4,6 +4,7 @@ Every test runs on whichever path this process has: the Triton kernels on a GPU 
 interpreter; the PyTorch path elsewhere. Where it is the PyTorch path, the last two tests run the file once more in the
 interpreter.
 """
+import json
 import math
 import os
 import subprocess
@@ -12,7 +13,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -28,7 +29,7 @@ on_triton = pytest.mark.skipif(PATH != "triton", reason="about the Triton kernel
 
 
 def draw(batch, heads, n_queries, n_keys, d, dtype, strides="heads first", random=0):
-    """q, k, v, the gradient of the output, and seeds; strides: "heads first", "packed" (needs equal lengths), "sliced"."""
+    """q, k, v, the gradient of the output, seeds; strides: "heads first", "packed" (of equal lengths) or "sliced"."""
     torch.manual_seed(random)
     if strides == "packed":
         tensors = torch.randn(batch, n_keys, 3, heads, d, device=DEVICE).to(dtype).transpose(1, 3).unbind(2)
@@ -69,15 +70,16 @@ def assert_as_accurate_as_pytorch(q, k, v, gradient, p, seed, rows=None):
 
 # ---------------------------------------------------------------- accuracy
 
-@settings(max_examples=40 if PATH == "torch" else 25, deadline=None, derandomize=True,
-          suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40 if PATH == "torch" else 16, deadline=None, derandomize=True,
+          phases=[Phase.generate], suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_output_and_gradients_match_float64(data):
     n_keys = data.draw(st.sampled_from(LENGTHS), "keys")
     strides = data.draw(st.sampled_from(["heads first", "packed", "sliced"]), "strides")
     n_queries = n_keys if strides == "packed" else data.draw(st.sampled_from(LENGTHS), "queries")
     batch, heads = data.draw(st.integers(1, 3), "batch"), data.draw(st.integers(1, 3), "heads")
-    d, p = data.draw(st.sampled_from([16, 24, 32, 64, 128]), "head size"), data.draw(st.sampled_from([0.0, 0.1, 0.5]), "p")
+    d = data.draw(st.sampled_from([16, 24, 32, 64, 128]), "head size")
+    p = data.draw(st.sampled_from([0.0, 0.1, 0.5]), "p")
     dtype = data.draw(st.sampled_from(DTYPES), "dtype")
     q, k, v, gradient, seed = draw(batch, heads, n_queries, n_keys, d, dtype, strides)
     assert_as_accurate_as_pytorch(q, k, v, gradient, p, seed)
@@ -221,9 +223,9 @@ def test_a_sample_keeps_its_mask_anywhere_in_the_batch():
 
 
 @on_triton
-@pytest.mark.parametrize("bm, bn", [(16, 16), (16, 64), (64, 32), (32, 128)])
+@pytest.mark.parametrize("bm, bn", [(16, 64), (64, 32)])
 def test_the_mask_does_not_depend_on_the_tiles(monkeypatch, bm, bn):
-    inputs = draw(1, 2, 130, 130, 32, torch.float16)
+    inputs = draw(1, 2, 70, 70, 32, torch.float16)
     usual = ours(*inputs[:4], 0.3, inputs[4])
     tile = dict(BM=bm, BN=bn, num_warps=4, num_stages=1)
     monkeypatch.setattr(attention_launch, "_tiles", lambda q: dict(forward=tile, dk_dv=tile, dq=tile))
@@ -287,6 +289,7 @@ def test_autocast_lowers_the_precision_but_not_of_float64():
     assert attention(q, k, v, 0.1, seed).dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_twenty_training_steps_agree_with_plain_operations():
     """Self-attention with a residual, trained by both; the losses stay together to float32's precision."""
     torch.manual_seed(0)
@@ -330,6 +333,16 @@ def test_what_does_not_fit_is_refused(change, words):
                 seed=torch.zeros(1, dtype=torch.int64))
     with pytest.raises(ValueError, match=words):
         attention(**{**fits, **change})
+
+
+@pytest.mark.skipif(PATH != "torch", reason="a rehearsal of the benchmark where there is no GPU")
+def test_benchmark_rehearses_on_the_cpu():
+    command = [sys.executable, "benchmark.py", "attention", "--device", "cpu", "--dtype", "float32", "--tokens", "65",
+               "--batches", "2", "--dropouts", "0.1", "--repeats", "2", "--json"]
+    done = subprocess.run(command, cwd=os.path.dirname(os.path.dirname(__file__)), capture_output=True, text=True)
+    [row] = json.loads(done.stdout)["rows"]
+    assert row["batch"] == 2 and row["p"] == 0.1
+    assert all(row["rivals"][name]["both"] > row["rivals"][name]["forward"] > 0 for name in ("ours", "math"))
 
 
 # ---------------------------------------------------------------- the same file, in Triton's interpreter

@@ -97,3 +97,8 @@ def test_bfloat16_kernels_use_tensor_cores_and_fit(compiled, tmp_path, capabilit
         assert shared <= limit * 1024, name
         assert stack <= SPILLS[name], name
         assert name == "_delta_kernel" or re.search(instruction, code), name
+
+
+def test_float32_kernels_fit_the_smallest_memory(compiled):
+    for name, kernel in compiled((8, 9), torch.float32, 0.1).items():
+        assert kernel.metadata.shared <= TARGETS[8, 9][0] * 1024, name
