@@ -95,9 +95,9 @@ def main() -> None:
         logits = model.classify(signals.batch(places, args.device))
         return F.binary_cross_entropy_with_logits(logits.float(), truth[places])
 
-    channels = {args.modality: run.data.manifest["channels"][args.modality]}
+    origin = training.origin(run.data, [args.modality])
     run.start()
-    training.fit(model, loss, train, validation, training.step_decay(args), path, args, identity, channels)
+    training.fit(model, loss, train, validation, training.step_decay(args), path, args, identity, origin)
     logits = training.predict(model.classify, model, signals, test, args)
     training.write_predictions(predictions, rows["test"], labels, logits)
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 import folds
 import paper
 import training
-from model import FusionModel, SingleModalityModel, parameter_count
+from model import FusionModel, parameter_count
 from segments import sha256_of_file
 
 
@@ -33,19 +33,6 @@ def parse() -> argparse.Namespace:
     paper.resolve_flags(args, paper.FUSE)
     training.finish_flags(args)
     return args
-
-
-def load_base(path, modality: str, signals: training.SignalRows, state: dict) -> SingleModalityModel:
-    """The frozen fine-tuned model of a checkpoint."""
-    flags = state["flags"]
-    model = SingleModalityModel(
-        signals.channels,
-        **{name: flags[name] for name in paper.NETWORK},
-        classifier_hidden=flags["classifier_hidden"],
-        points=signals.points,
-    )
-    training.load_weights(model, path, state["model"])
-    return model.requires_grad_(False).eval()
 
 
 def main() -> None:
@@ -80,8 +67,10 @@ def main() -> None:
     features = []
     for modality, base_path, state in bases:
         signals = training.SignalRows([(run.data, all_rows)], modality)
-        base = load_base(base_path, modality, signals, state).to(args.device)
-        features.append(training.predict(base.features, base, signals, np.arange(len(signals)), args))
+        base = training.load_classifier(base_path, state, signals.channels, signals.points).to(args.device)
+        # Each part alone: predict.py then makes the same batches of the test part, and so the same bits.
+        parts = [training.predict(base.features, base, signals, part, args) for part in (train, validation, test)]
+        features.append(torch.cat(parts))
     features = torch.cat(features, dim=1)  # (n, 64 + 512)
 
     training.seed_step(args.seed, 0)
@@ -91,9 +80,9 @@ def main() -> None:
     def loss(places, generator):
         return F.binary_cross_entropy_with_logits(model(features[places]).float(), truth[places])
 
-    channels = {modality: run.data.manifest["channels"][modality] for modality in paper.MODALITIES}
+    origin = training.origin(run.data, paper.MODALITIES)
     run.start()
-    training.fit(model, loss, train, validation, training.step_decay(args), path, args, identity, channels)
+    training.fit(model, loss, train, validation, training.step_decay(args), path, args, identity, origin)
     with torch.no_grad(), training.autocast(args):
         logits = model.eval()(features[test]).float()
     training.write_predictions(predictions, rows["test"], labels, logits)

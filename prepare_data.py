@@ -3,6 +3,7 @@
 Steps, in this order: pick the channels; find what is not finite, and what is constant for a second or longer, in the
 raw signal; band-pass and resample each finite run alone; z-score; cut on a grid that starts with the trial; write.
 A segment that touches a bad point is dropped, and manifest.json lists every dropped piece.
+A run that was killed goes on where it stopped when the same command is called again.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import os
 import platform
 import shutil
 import sys
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
@@ -22,86 +24,107 @@ from tqdm import tqdm
 
 import paper
 import preprocessing
-from datasets import amigos, bci2000, eegmat, simulated
+import survey
+from cutting import Job, check_names, cut_file, map_files, open_parts
+from datasets import (
+    amigos,
+    ascertain,
+    bci2000,
+    dreamer,
+    eegmat,
+    folder as own_folder,
+    large_eeg_bci,
+    normalise_name,
+    pspm,
+    simulated,
+    way_eeg_gal,
+)
 from segments import SEGMENT_DTYPE, SegmentWriter, read_manifest, sha256_of_file, sync
 
-READERS = {"amigos": amigos, "bci2000": bci2000, "eegmat": eegmat, "simulated": amigos}
+READERS = {
+    "amigos": amigos,
+    "ascertain": ascertain,
+    "bci2000": bci2000,
+    "dreamer": dreamer,
+    "eegmat": eegmat,
+    "folder": own_folder,
+    "large_eeg_bci": large_eeg_bci,
+    "pspm": pspm,
+    "simulated": amigos,
+    "way_eeg_gal": way_eeg_gal,
+}
 COHORT_FLAGS = ("subjects", "unrated_subjects", "videos", "seconds", "effect", "seed")
 BLOCK = 64  # segments normalised at a time
 
 
-def read_all(reader, paths, raw, channels, flags, manifest):
-    """All recordings of all files; lists each file in manifest["sources"], or skips it as a copy of another."""
-    seen = {}
-    for path in tqdm(paths, unit="file", desc=flags.dataset, disable=None):
-        status = path.stat()
-        entry = {"file": path.relative_to(raw).as_posix(), "size": status.st_size, "modified": status.st_mtime_ns}
-        entry["sha256"] = sha256_of_file(path)
-        if entry["sha256"] in seen:
-            manifest["duplicates"].append(entry)
-            reason = f"{entry['file']} has the same bytes as {seen[entry['sha256']]}"
+def collect(entries, flags, manifest) -> list[dict]:
+    """What is to be known of all recordings; lists each file in manifest["sources"], or skips it as a copy of another.
+
+    Raises ValueError for recordings that do not go together.
+    """
+    recordings, seen, trials, resumed = [], {}, {}, 0
+    for entry in entries:
+        found, source = entry.pop("recordings"), {key: entry[key] for key in ("file", "size", "modified", "sha256")}
+        resumed += entry["resumed"]
+        if source["sha256"] in seen and found:
+            manifest["duplicates"].append(source)
+            reason = f"{source['file']} has the same bytes as {seen[source['sha256']]}"
             manifest["dropped"].append({"subject": "", "trial": "", "start": 0.0, "seconds": 0.0, "reason": reason})
             continue
-        seen[entry["sha256"]] = entry["file"]
-        entry["trials"] = []
-        for recording in reader.read(path, channels, flags.ecg_side):
-            if recording.simulated != manifest.setdefault("simulated", recording.simulated):
-                raise ValueError(f"{path}: simulated and real recordings in one set; keep the two apart")
-            entry["trials"].append([recording.subject, recording.trial])
-            yield recording
-        subjects = {subject for subject, _ in entry["trials"]}
-        manifest["sources"].append({**entry, "subject": subjects.pop() if len(subjects) == 1 else ""})
+        seen[source["sha256"]] = source["file"]
+        for recording in found:
+            where = flags.raw / source["file"]
+            check_names(recording, where, trials)
+            if recording["simulated"] != manifest.setdefault("simulated", recording["simulated"]):
+                raise ValueError(f"{where}: simulated and real recordings in one set; keep the two apart")
+            about = {"subject": recording["subject"], "trial": recording["trial"]}
+            manifest["dropped"] += [
+                {**about, "start": start, "seconds": seconds, "reason": reason}
+                for start, seconds, reason in recording["dropped"]
+            ]
+            manifest["notes"] += [{**about, "note": note} for note in recording["notes"]]
+        subjects = {recording["subject"] for recording in found}
+        source["trials"] = [[recording["subject"], recording["trial"]] for recording in found]
+        manifest["sources"].append({**source, "subject": subjects.pop() if len(subjects) == 1 else ""})
+        recordings += found
+    if resumed and not flags.json:
+        print(f"{flags.raw}: going on; {resumed} of {len(recordings)} recordings were done by an earlier call")
+    return recordings
 
 
-def write_segments(recordings, channels, flags, folder, manifest):
+def write_segments(recordings, channels, flags, folder, parts, manifest):
     """Write the signals and segments.npy, one subject after the other, and fill in what `manifest` says of them."""
     writers = {m: SegmentWriter(folder / f"{m}.npy", len(names), flags.points) for m, names in channels.items()}
     rows = []
-    for subject, group in groupby(recordings, key=lambda recording: recording.subject):
+    for subject, group in groupby(recordings, key=lambda recording: recording["subject"]):
         if subject in manifest["subjects"]:
             raise ValueError(f"subject {subject} comes from files that do not follow each other; rename them")
+        group = list(group)
         total = {m: preprocessing.Moments(len(names)) for m, names in channels.items()}
-        # The subject's mean and SD are known only after his last recording: until then his segments wait on the disk.
-        spools = {m: open(folder / f"{m}.spool", "w+b") for m in channels}
-        trials = {}
         for recording in group:
-            check_names(recording, trials)
-            trials[recording.trial] = recording.source
-            segments, starts, moments, dropped, notes = preprocessing.cut(recording, flags)
-            about = {"subject": subject, "trial": recording.trial}
-            manifest["dropped"] += [{**about, "start": a, "seconds": b, "reason": text} for a, b, text in dropped]
-            manifest["notes"] += [{**about, "note": note} for note in notes]
-            for modality, block in segments.items():
-                total[modality].merge(moments[modality])
-                if flags.normalise == "recording":
-                    mean, sd = moments[modality].mean[:, None], moments[modality].sd()[:, None]
-                    block = preprocessing.z_score(block, mean, sd)
-                elif flags.normalise == "segment":
-                    block = preprocessing.z_score(block, block.mean(2, keepdims=True), block.std(2, keepdims=True))
-                spools[modality].write(np.ascontiguousarray(block))
-            names = (subject, recording.trial, recording.video)
-            rows += [(*names, start, recording.arousal, recording.valence) for start in starts]
+            for modality, values in recording["moments"].items():
+                total[modality].merge(preprocessing.Moments.of(*values))
+            names = (subject, recording["trial"], recording["video"])
+            rows += [(*names, start, recording["arousal"], recording["valence"]) for start in recording["starts"]]
         manifest["subjects"][subject] = {
             m: {"mean": t.mean.tolist(), "sd": t.sd().tolist(), "points": [t.points] * len(t.mean)}
             for m, t in total.items()
         }
-        for modality, spool in spools.items():
+        for modality in channels:
             mean, sd = total[modality].mean[:, None], total[modality].sd()[:, None]
-            with spool:
-                spool.seek(0)
-                shape = (-1, len(channels[modality]), flags.points)
-                size = 8 * BLOCK * len(channels[modality]) * flags.points
-                while block := spool.read(size):
-                    block = np.frombuffer(block).reshape(shape)
-                    if flags.normalise == "subject":
-                        block = preprocessing.z_score(block, mean, sd)
-                    if not preprocessing.finite(block).all():
-                        raise ValueError(
-                            f"{flags.raw}: subject {subject} has {modality} values too large or too small for float32 "
-                            f"(SD {' '.join(f'{x:g}' for x in sd[:, 0])}); take the damaged files out"
-                        )
-                    writers[modality].write(block)
-            os.remove(spool.name)
+            shape = (-1, len(channels[modality]), flags.points)
+            for recording in group:
+                with open(parts / f"{recording['part']}.{modality}", "rb") as file:
+                    while block := file.read(8 * BLOCK * len(channels[modality]) * flags.points):
+                        block = np.frombuffer(block).reshape(shape)
+                        if flags.normalise == "subject":
+                            block = preprocessing.z_score(block, mean, sd)
+                        if not preprocessing.finite(block).all():
+                            raise ValueError(
+                                f"{flags.raw}: subject {subject} has {modality} values too large or too small for "
+                                f"float32 (SD {' '.join(f'{x:g}' for x in sd[:, 0])}); take the damaged files out"
+                            )
+                        writers[modality].write(block)
     if not rows:
         reasons = "; ".join(sorted({piece["reason"] for piece in manifest["dropped"]}))
         raise ValueError(f"{flags.raw}: no segment is left ({reasons or 'every file is empty'})")
@@ -119,25 +142,13 @@ def write_segments(recordings, channels, flags, folder, manifest):
     }
 
 
-def check_names(recording, trials):
-    """Raises ValueError for a trial that is there twice, or a name that segments.npy would cut short."""
-    if recording.trial in trials:
-        raise ValueError(
-            f"{recording.source}: trial {recording.trial} of subject {recording.subject} is in "
-            f"{trials[recording.trial]} already; take one of the two out"
-        )
-    for key in ("subject", "trial", "video"):
-        longest = SEGMENT_DTYPE[key].itemsize // 4
-        if len(getattr(recording, key)) > longest:
-            raise ValueError(f"{recording.source}: {key} {getattr(recording, key)!r} has over {longest} letters")
-
-
 def preprocessing_flags(flags, channels) -> dict:
     """Everything that changes the numbers in the signal files."""
     return {
         "modalities": list(channels),
         "channels": channels,
         "ecg_side": flags.ecg_side,
+        "ecg_channel": flags.ecg_channel,
         "low": flags.low,
         "high": flags.high,
         "filter": "Butterworth, zero phase",
@@ -180,39 +191,55 @@ def already_done(folder, flags, channels, paths) -> bool:
 
 
 @contextmanager
-def new_folder(folder):
-    """A folder beside `folder` that takes its place at the end, and is gone if anything goes wrong."""
+def new_folder(folder, fresh):
+    """A folder beside `folder`, and its lock. It takes the place of `folder` at the end.
+
+    It is gone if anything goes wrong, and left for the next call where this one or a worker is killed or interrupted.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.partial")
     temporary.mkdir(exist_ok=True)
-    handle = os.open(temporary, os.O_RDONLY)
+    lock = os.open(temporary, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ValueError(f"{temporary}: another run is writing it; wait for its end") from error
         try:
             for leftover in temporary.iterdir():
-                leftover.unlink()
-            yield temporary
+                if leftover.is_file():
+                    leftover.unlink()
+                elif fresh:
+                    shutil.rmtree(leftover)
+            yield temporary, lock
             if folder.exists():
                 shutil.rmtree(folder)
             temporary.rename(folder)
-        except BaseException:
+        except BrokenProcessPool:
+            raise
+        except Exception:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
     finally:
-        os.close(handle)
+        os.close(lock)
 
 
 def parse_flags(argv) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     number, from_zero, whole = paper.positive(float), paper.positive(float, zero=True), paper.positive(int)
     add = parser.add_argument
-    add("--dataset", required=True, choices=READERS, help="which set; simulated is written first where it is missing")
+    add("--dataset", choices=READERS, help="which set; simulated is written first where it is missing")
     add("--raw", type=Path, help="folder of the raw recordings (default: raw/<dataset>)")
     add("--out", type=Path, default=Path("data"), help="the segments go to <out>/<dataset> (default: data)")
     add("--modalities", nargs="+", choices=paper.MODALITIES, help="default: all that the set has (paper 4.1)")
+    add(
+        "--channels",
+        nargs="+",
+        type=normalise_name,
+        metavar="NAME",
+        help=f"EEG channels, in this order (default: {' '.join(paper.EEG_CHANNELS)}; paper 4.1)",
+    )
+    add("--ecg-channel", metavar="NAME", help="the ECG among the channels of --dataset folder (default: ECG; assumed)")
     add("--ecg-side", choices=("left", "right"), help="arm of the ECG, where a set has both (default: left; paper 4.1)")
     add("--low", type=number, default=paper.LOW_HZ, help="band-pass from, Hz (default: %(default)s; paper 4.1.2)")
     add("--high", type=number, default=paper.HIGH_HZ, help="band-pass to, Hz (default: %(default)s; paper 4.1.2)")
@@ -245,7 +272,15 @@ def parse_flags(argv) -> argparse.Namespace:
     cohort.add_argument("--seconds", type=number, default=50.0, help="seconds a video (default: %(default)s)")
     cohort.add_argument("--effect", type=from_zero, default=1.0, help="0: none of the ratings (default: %(default)s)")
     cohort.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    add("--fresh", action="store_true", help="replace what was prepared before")
+    add("--fresh", action="store_true", help="replace what was prepared before, whole or half")
+    add(
+        "--workers",
+        type=whole,
+        default=len(os.sched_getaffinity(0)),
+        help="files worked on at a time, the same bytes for any number (default: the cores, %(default)s; assumed)",
+    )
+    add("--check", action="store_true", help="say what would be kept and dropped, what it takes, and write nothing")
+    add("--list", action="store_true", help="say where each set comes from, and stop")
     add("--print-flags", action="store_true", help="print every flag as JSON and stop")
     add("--json", action="store_true", help="print the closing summary as JSON")
     return parser.parse_args(argv)
@@ -253,6 +288,8 @@ def parse_flags(argv) -> argparse.Namespace:
 
 def resolve(flags):
     """Fill in what depends on the data set. Raises ValueError for flags that contradict each other."""
+    if not flags.dataset:
+        raise ValueError(f"--dataset: expected one of {' '.join(READERS)}, found none; --list says what they are")
     reader = READERS[flags.dataset]
     flags.raw = flags.raw or Path("raw") / flags.dataset
     flags.modalities = [m for m in paper.MODALITIES if m in (flags.modalities or reader.MODALITIES)]
@@ -263,6 +300,13 @@ def resolve(flags):
         raise ValueError(f"--ecg-side {flags.ecg_side}: {flags.dataset} has no choice of ECGs; leave the flag out")
     if reader.ECG_SIDES and "ecg" in flags.modalities:
         flags.ecg_side = flags.ecg_side or "left"
+    if flags.channels and "eeg" not in flags.modalities:
+        raise ValueError("--channels: the EEG is not among the --modalities; leave the flag out")
+    flags.channels = list(flags.channels or paper.EEG_CHANNELS)
+    if len(set(flags.channels)) < len(flags.channels):
+        raise ValueError(f"--channels {' '.join(flags.channels)}: one is there twice; give each once")
+    if flags.ecg_channel and (flags.dataset != "folder" or "ecg" not in flags.modalities):
+        raise ValueError("--ecg-channel: only for the ECG of --dataset folder; leave the flag out")
     if flags.drop_unusable_ecg and "ecg" not in flags.modalities:
         raise ValueError("--drop-unusable-ecg: the ECG is not among the --modalities; leave the flag out")
     if not flags.low < flags.high < flags.rate / 2:
@@ -274,7 +318,8 @@ def resolve(flags):
         raise ValueError(f"--seconds-per-segment {flags.seconds_per_segment:g}: no whole number of points")
 
 
-def run(flags):
+def run(flags) -> int:
+    """The exit code."""
     reader = READERS[flags.dataset]
     if flags.dataset == "simulated":
         simulated.write_cohort(flags.raw, **{name: getattr(flags, name) for name in COHORT_FLAGS})
@@ -283,9 +328,12 @@ def run(flags):
     paths = reader.sources(flags.raw)
     if not paths:
         raise FileNotFoundError(f"{flags.raw}: no file of {flags.dataset} below it; expected {reader.EXPECTED}")
-    names = {"eeg": paper.EEG_CHANNELS, "ecg": paper.ECG_CHANNELS}
+    names = {"eeg": flags.channels, "ecg": paper.ECG_CHANNELS}
     channels = {modality: list(names[modality]) for modality in flags.modalities}
+    in_files = {**channels, "ecg": [flags.ecg_channel]} if flags.ecg_channel else channels
     folder = flags.out / flags.dataset
+    if flags.check:
+        return survey.check(paths, Job(reader, flags.raw, in_files, flags))
     done = not flags.fresh and already_done(folder, flags, channels, paths)
     if not done:
         if folder.exists():
@@ -300,47 +348,43 @@ def run(flags):
             "subjects": {},
             "versions": {"python": platform.python_version(), "numpy": np.__version__, "scipy": scipy.__version__},
         }
-        with new_folder(folder) as temporary:
-            recordings = read_all(reader, paths, flags.raw, channels, flags, manifest)
-            write_segments(recordings, channels, flags, temporary, manifest)
+        identity = {key: manifest[key] for key in ("dataset", "preprocessing", "versions")}
+        with new_folder(folder, flags.fresh) as (temporary, lock):
+            parts = open_parts(temporary, identity)
+            entries = map_files(cut_file, paths, Job(reader, flags.raw, in_files, flags, parts), lock)
+            entries = tqdm(entries, total=len(paths), unit="file", desc=flags.dataset, disable=None)
+            recordings = collect(entries, flags, manifest)
+            write_segments(recordings, channels, flags, temporary, parts, manifest)
+            shutil.rmtree(parts)
             with open(temporary / "manifest.json", "w", encoding="utf-8") as file:
                 json.dump(manifest, file, indent=1)
                 sync(file)
-    manifest = read_manifest(folder)
-    report(folder, manifest, done, flags.json)
-
-
-def report(folder, manifest, done, as_json):
-    counts = manifest["counts"]
-    seconds = sum(piece["seconds"] for piece in manifest["dropped"])
-    if as_json:
-        print(json.dumps({"folder": str(folder), "done_before": done, **counts, "dropped_seconds": seconds}))
-        return
-    print(f"{folder}: {'prepared before, nothing to do' if done else 'written'}", end="")
-    print("; the recordings are simulated and prove nothing about emotion" if manifest["simulated"] else "")
-    print(
-        f"{counts['subjects']} subjects, {counts['trials']} trials, {counts['segments']} segments, "
-        f"{counts['hours']:.2f} h; {len(manifest['dropped'])} pieces of {seconds:.0f} s in all dropped, "
-        f"{len(manifest['notes'])} notes (manifest.json)"
-    )
-    for note in manifest["notes"]:
-        if note["note"].startswith("ECG"):
-            print(f"{note['subject']} {note['trial']}: {note['note']}")
+    survey.report(folder, read_manifest(folder), done, flags.json)
+    return 0
 
 
 def main(argv=None) -> int:
     flags = parse_flags(argv)
+    if flags.list:
+        survey.print_sets(READERS)
+        return 0
     try:
         resolve(flags)
-        if flags.print_flags:
-            print(json.dumps(vars(flags), default=str, indent=1))
-        else:
-            run(flags)
+        if not flags.print_flags:
+            return run(flags)
+        print(json.dumps(vars(flags), default=str, indent=1))
     except (ValueError, OSError) as error:
         print(f"prepare_data.py: {error}", file=sys.stderr)
         return 2
+    except BrokenProcessPool:
+        print(
+            f"prepare_data.py: {flags.raw}: a worker was killed, perhaps for want of memory; the same command with "
+            "fewer --workers goes on from here",
+            file=sys.stderr,
+        )
+        return 2
     except KeyboardInterrupt:
-        print("prepare_data.py: interrupted; nothing was written", file=sys.stderr)
+        print("prepare_data.py: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
     return 0
 

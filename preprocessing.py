@@ -3,6 +3,7 @@
 A signal is (C, n) float64 throughout.
 """
 
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from itertools import groupby
@@ -162,6 +163,13 @@ class Moments:
     def __init__(self, channels: int):
         self.points, self.mean, self.squares = 0, np.zeros(channels), np.zeros(channels)
 
+    @classmethod
+    def of(cls, points, mean, squares):
+        """Those that were added up elsewhere."""
+        moments = cls(len(mean))
+        moments.points, moments.mean, moments.squares = points, np.array(mean), np.array(squares)
+        return moments
+
     def add(self, signal):
         """Take in `signal` (C, n)."""
         mean = signal.mean(axis=1)
@@ -188,34 +196,60 @@ def z_score(segments, mean, sd):
         return (segments - mean) / sd
 
 
-def cut(recording, flags):
-    """Filter, resample and cut one recording as the flags of prepare_data.py say (`points`: L).
+@dataclass
+class Judged:
+    """What the raw signal of one recording says about what to keep of it."""
 
-    Returns the kept segments of each modality (k, C, L) float64, their starts (k,) in s, the moments of each modality
-    over all its filtered points, the pieces dropped as (start, seconds, reason), and the notes for the manifest.
+    begin: float  # s, where the grid of segments begins ...
+    end: float  # ... and where what may be used ends
+    seconds: float
+    signals: dict[str, np.ndarray]  # modality -> (C, n) between begin and end
+    ratio: dict[str, tuple[int, int]]  # modality -> up, down
+    usable: dict[str, np.ndarray]  # modality -> (C, n) bool
+    reasons: list[set[str]]  # of each segment: why it is dropped
+    notes: list[str]
+
+    def kept(self) -> list[int]:
+        return [i for i, reason in enumerate(self.reasons) if not reason]
+
+    def dropped(self, length: float) -> list[tuple[float, float, str]]:
+        """The pieces left out as (start, seconds, reason); `length` is that of a segment in s."""
+        whole = len(self.reasons) * length
+        pieces = [(0.0, self.begin, "before the stimulus (--drop-baseline)")]
+        for reason, group in groupby(range(len(self.reasons)), key=lambda i: "; ".join(sorted(self.reasons[i]))):
+            if reason:
+                group = list(group)
+                pieces.append((self.begin + group[0] * length, len(group) * length, reason))
+        pieces.append((self.begin + whole, self.end - self.begin - whole, "shorter than a segment"))
+        pieces.append((self.end, self.seconds - self.end, "beyond --max-seconds-per-trial"))
+        return [piece for piece in pieces if piece[1] > 1e-6]
+
+
+def judge(recording, flags) -> Judged:
+    """Lay the grid of segments over one recording and find what is bad in it, as the flags of prepare_data.py say.
+
+    Raises ValueError for a rate that cannot be.
     """
-    dropped, notes, signals, ratio = [], [], {}, {}
-    seconds = min(signal.shape[1] / recording.rate[modality] for modality, signal in recording.signals.items())
-    begin = min(flags.drop_baseline, seconds)
-    end = min(seconds, begin + flags.max_seconds_per_trial) if flags.max_seconds_per_trial else seconds
-    dropped.append((0.0, begin, "before the stimulus (--drop-baseline)"))
-    for modality, signal in recording.signals.items():
-        rate = recording.rate[modality]
+    notes, signals, ratio, usable = [], {}, {}, {}
+    for modality, rate in recording.rate.items():
         if not 2 * flags.high < rate <= FASTEST_RATE:
             raise ValueError(
                 f"{recording.source}: expected {modality} at more than twice --high {flags.high:g} Hz and at most "
                 f"{FASTEST_RATE} Hz, found {rate:g} Hz in trial {recording.trial}; lower --high or take the file out"
             )
+    seconds = min(signal.shape[1] / recording.rate[modality] for modality, signal in recording.signals.items())
+    begin = min(flags.drop_baseline, seconds)
+    end = min(seconds, begin + flags.max_seconds_per_trial) if flags.max_seconds_per_trial else seconds
+    for modality, signal in recording.signals.items():
+        rate = recording.rate[modality]
         signals[modality] = signal[:, round(begin * rate) : round(end * rate)]
         ratio[modality] = resampling_ratio(rate, flags.rate)
     count = min(signals[m].shape[1] * up // (down * flags.points) for m, (up, down) in ratio.items())
-
     reasons = [set() for _ in range(count)]
-    segments, moments = {}, {}
     for modality, signal in signals.items():
-        rate, (up, down), names = recording.rate[modality], ratio[modality], recording.channels[modality]
-        usable = finite(signal)
-        bad = {"NaN or infinite": ~usable, "constant": constant(signal, round(rate))}
+        (up, down), names = ratio[modality], recording.channels[modality]
+        usable[modality] = finite(signal)
+        bad = {"NaN or infinite": ~usable[modality], "constant": constant(signal, round(recording.rate[modality]))}
         for what, mask in bad.items():
             for i in range(count if mask.any() else 0):
                 touched = mask[:, i * flags.points * down // up : -(-(i + 1) * flags.points * down // up)].any(axis=1)
@@ -224,10 +258,23 @@ def cut(recording, flags):
         if clipped.any():
             counts = ", ".join(f"{name} {n}" for name, n in zip(names, clipped) if n)
             notes.append(f"points of suspected clipping, kept: {counts}")
+    return Judged(begin, end, seconds, signals, ratio, usable, reasons, notes)
 
+
+def cut(recording, flags):
+    """Filter, resample and cut one recording as the flags of prepare_data.py say (`points`: L).
+
+    Returns the kept segments of each modality (k, C, L) float64, their starts (k,) in s, the moments of each modality
+    over all its filtered points, the pieces dropped as (start, seconds, reason), and the notes for the manifest.
+    Raises ValueError like `judge`.
+    """
+    judged = judge(recording, flags)
+    count, segments, moments = len(judged.reasons), {}, {}
+    for modality, signal in judged.signals.items():
+        rate, (up, down), names = recording.rate[modality], judged.ratio[modality], recording.channels[modality]
         moments[modality] = Moments(len(names))
         grid = np.full((len(names), count * flags.points), np.nan)
-        for first, last in runs(usable.all(axis=0)):
+        for first, last in runs(judged.usable[modality].all(axis=0)):
             # A run shorter than one period of --low says nothing about the pass-band.
             if (last - first) * flags.low >= rate:
                 run = band_pass(signal[:, first:last], rate, flags.low, flags.high, flags.filter_order)
@@ -237,22 +284,14 @@ def cut(recording, flags):
                 grid[:, start : start + run.shape[1]] = run
         filled = grid[0, ~np.isnan(grid[0])]
         if modality == "ecg" and len(filled) and not has_beats(filled, flags.rate):
-            notes.append("ECG without plausible beats")
+            judged.notes.append("ECG without plausible beats")
             if flags.drop_unusable_ecg:
-                for reason in reasons:
+                for reason in judged.reasons:
                     reason.add("ECG without plausible beats (--drop-unusable-ecg)")
         segments[modality] = grid.reshape(len(names), count, flags.points).swapaxes(0, 1)
-        for reason, segment in zip(reasons, segments[modality]):
+        for reason, segment in zip(judged.reasons, segments[modality]):
             if not reason and np.isnan(segment).any():
                 reason.add(f"finite run of {modality} shorter than one period of --low")
-
-    length = flags.points / flags.rate
-    for reason, group in groupby(range(count), key=lambda i: "; ".join(sorted(reasons[i]))):
-        if reason:
-            group = list(group)
-            dropped.append((begin + group[0] * length, len(group) * length, reason))
-    dropped.append((begin + count * length, end - begin - count * length, "shorter than a segment"))
-    dropped.append((end, seconds - end, "beyond --max-seconds-per-trial"))
-    kept = [i for i in range(count) if not reasons[i]]
-    starts = begin + np.array(kept) * length
-    return {m: s[kept] for m, s in segments.items()}, starts, moments, [d for d in dropped if d[1] > 1e-6], notes
+    kept, length = judged.kept(), flags.points / flags.rate
+    starts = judged.begin + np.array(kept) * length
+    return {m: s[kept] for m, s in segments.items()}, starts, moments, judged.dropped(length), judged.notes

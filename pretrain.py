@@ -97,9 +97,9 @@ def main() -> None:
         mask = masks(len(places), generator).to(args.device)
         return masked_mse(model.reconstruct(batch, mask), batch, mask)
 
-    channels = {args.modality: run.data.manifest["channels"][args.modality]}
+    origin = training.origin(run.data, [args.modality])
     run.start()
-    training.fit(model, loss, train, validation, training.warmup_then_linear(args), path, args, identity, channels)
+    training.fit(model, loss, train, validation, training.warmup_then_linear(args), path, args, identity, origin)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 import paper
 from folds import write_atomically
+from model import SingleModalityModel
 from segments import Segments
 
 PREDICTION_DTYPE = np.dtype([("segment", "i8"), ("label", "i1"), ("probability", "f4")])
@@ -37,6 +38,20 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     whole = paper.positive(int, zero=True)
     group = parser.add_argument_group("fold, machine and checkpoints")
     group.add_argument("--fold", type=whole, required=True, metavar="K", help="test fold, counted from 0 (paper 5)")
+    add_machine_flags(group)
+    group.add_argument(
+        "--checkpoint-minutes",
+        type=paper.positive(float, zero=True),
+        default=10.0,
+        metavar="X",
+        help="save this often within an epoch; 0: every step (default: %(default)s; assumed)",
+    )
+    group.add_argument("--fresh", action="store_true", help="start over, replacing what an earlier call wrote")
+    group.add_argument("--print-flags", action="store_true", help="print every resolved flag as JSON and stop")
+
+
+def add_machine_flags(group) -> None:
+    """Device, precision and threads."""
     group.add_argument(
         "--device", default="auto", help="cpu, cuda, cuda:1 ... (default: cuda if there is one; assumed)"
     )
@@ -53,19 +68,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="CPU threads; results are bit-equal for the same number (default: %(default)s; assumed)",
     )
-    group.add_argument(
-        "--checkpoint-minutes",
-        type=paper.positive(float, zero=True),
-        default=10.0,
-        metavar="X",
-        help="save this often within an epoch; 0: every step (default: %(default)s; assumed)",
-    )
-    group.add_argument("--fresh", action="store_true", help="start over, replacing what an earlier call wrote")
-    group.add_argument("--print-flags", action="store_true", help="print every resolved flag as JSON and stop")
 
 
 def finish_flags(args: argparse.Namespace) -> None:
-    """Resolve `auto`, print the flags where asked to, set the number of threads."""
+    """Resolve `auto`, print the flags where asked to, set the number of threads, check the fold."""
+    use_machine(args)
+    if args.fold >= args.n_folds:
+        raise ValueError(f"--fold {args.fold}: expected 0 to {args.n_folds - 1}, as the run has {args.n_folds} folds")
+
+
+def use_machine(args: argparse.Namespace) -> None:
+    """The device, precision and threads of `finish_flags`."""
     if args.device == "auto":
         args.device = "cuda" if torch.cuda.is_available() else "cpu"
     if args.precision == "auto":
@@ -77,8 +90,6 @@ def finish_flags(args: argparse.Namespace) -> None:
         torch.zeros(1, device=args.device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {args.device}: not usable here ({str(error).splitlines()[0]})")
-    if args.fold >= args.n_folds:
-        raise ValueError(f"--fold {args.fold}: expected 0 to {args.n_folds - 1}, as the run has {args.n_folds} folds")
     torch.set_num_threads(args.threads)
 
 
@@ -146,6 +157,13 @@ def layout(data: Segments, modality: str) -> dict:
     if modality not in data.signals:
         raise ValueError(f"{data.folder}: expected {modality} signals, found none; prepare the data with --modalities")
     return {"channels": data.manifest["channels"][modality], **{key: data.manifest[key] for key in ("rate", "points")}}
+
+
+def origin(data: Segments, modalities) -> dict:
+    """What a checkpoint keeps of the signals that it was trained on, and predict.py compares with others."""
+    manifest = data.manifest
+    channels = {modality: manifest["channels"][modality] for modality in modalities}
+    return {"channels": channels, **{key: manifest[key] for key in ("rate", "points", "preprocessing")}}
 
 
 def autocast(args: argparse.Namespace):
@@ -223,6 +241,19 @@ def load_weights(model: torch.nn.Module, path: Path, weights: dict, without: str
     model.load_state_dict(given, strict=False)
 
 
+def load_classifier(path: Path, state: dict, channels: int, points: int) -> SingleModalityModel:
+    """The fine-tuned model of a checkpoint."""
+    flags = state["flags"]
+    model = SingleModalityModel(
+        channels,
+        **{name: flags[name] for name in paper.NETWORK},
+        classifier_hidden=flags["classifier_hidden"],
+        points=points,
+    )
+    load_weights(model, path, state["model"])
+    return model.eval()  # without requires_grad_(False), by which torch chooses another product, and other last bits
+
+
 def versions() -> dict:
     return {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
 
@@ -261,12 +292,12 @@ def is_done(path: Path, predictions: Path | None, identity: dict, args) -> bool:
     return True
 
 
-def fit(model, loss, train, validation, learning_rate, path: Path, args, identity: dict, channels: dict) -> None:
+def fit(model, loss, train, validation, learning_rate, path: Path, args, identity: dict, origin: dict) -> None:
     """Train `model` for args.epochs, or go on where an earlier call stopped.
 
     loss(places, generator) -> mean loss of the samples at `places`, drawing at random from `generator` alone;
     train, validation: places (int arrays); learning_rate(step, steps an epoch); path: the checkpoint, with a log of
-    one JSON line an epoch beside it (.jsonl); identity, channels: kept in the checkpoint, and compared on resuming.
+    one JSON line an epoch beside it (.jsonl); identity: kept in the checkpoint and compared on resuming; origin: kept.
     Raises ValueError where a checkpoint is of another making, or the loss is not finite.
     """
     flags = plain_flags(args)
@@ -309,7 +340,7 @@ def fit(model, loss, train, validation, learning_rate, path: Path, args, identit
                 "random": {"seed": args.seed, "epoch": epoch, "step": step},
                 "flags": flags,
                 "identity": identity,
-                "channels": channels,
+                **origin,
                 "versions": versions(),
             },
         )

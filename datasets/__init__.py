@@ -1,7 +1,7 @@
 """One reader a data set. Each has
 
 - `MODALITIES`: which of "eeg" and "ecg" its files hold; `ECG_SIDES`: the arms it has an ECG of, () for a single one;
-- `EXPECTED`: what its files are called;
+- `EXPECTED`: what its files are called; `HOME`, `LICENCE`, `SIZE`, `DOWNLOAD`: where they come from;
 - `sources(raw)`: the files below the folder `raw`, sorted so that the recordings of a subject are contiguous;
 - `read(path, channels, ecg_side)`: the recordings of one file, one at a time; `channels` maps each modality wanted to
   the names of its channels. Raises ValueError, naming the file, where that is damaged or not what it should be.

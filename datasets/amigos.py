@@ -9,13 +9,17 @@ import re
 from pathlib import Path
 
 import numpy as np
-from scipy.io import loadmat
 
 from datasets import Recording, pick_channels
+from datasets.mat import describe, matrix, read_mat
 
 MODALITIES = ("eeg", "ecg")
 ECG_SIDES = ("left", "right")
 EXPECTED = "Data_Preprocessed_P01.mat and so on"
+HOME = "http://www.eecs.qmul.ac.uk/mmv/datasets/amigos"
+LICENCE = "on request, for research"
+SIZE = "about 4 GB unpacked"
+DOWNLOAD = "data_preprocessed (MATLAB files)"
 FILE = re.compile(r"Data_Preprocessed_(P\d{2})\.mat")
 RATE = 128.0  # Hz
 COLUMNS = "AF3 F7 F3 FC5 T7 P7 O1 O2 P8 T8 FC6 F4 F8 AF4 right left GSR".split()
@@ -30,16 +34,11 @@ def sources(raw) -> list[Path]:
 def read(path, channels, ecg_side="left"):
     """The videos of one subject, in the file's order; a trial is named by its video, for each is seen once."""
     path = Path(path)
-    with open(path, "rb") as file:
-        try:
-            cells = loadmat(file, variable_names=(*VARIABLES, "simulated"))
-        except Exception as error:  # scipy raises whatever the damaged bytes lead it to
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            raise ValueError(f"{path}: expected a MAT 5 file, found {reason}; download it again") from error
+    cells = read_mat(path, (*VARIABLES, "simulated"))
     for name in VARIABLES:
         cell = cells.get(name)
-        if cell is None or cell.dtype != object or cell.shape != (1, 20):
-            found = "nothing" if cell is None else f"{cell.shape} of {cell.dtype}"
+        if not isinstance(cell, np.ndarray) or cell.dtype != object or cell.shape != (1, 20):
+            found = "nothing" if cell is None else describe(cell)
             raise ValueError(f"{path}: expected {name} as a (1, 20) cell, found {found}; is it a file of AMIGOS?")
     columns = {
         modality: [COLUMNS.index(ecg_side)] if modality == "ecg" else pick_channels(names, COLUMNS, path)
@@ -50,10 +49,7 @@ def read(path, channels, ecg_side="left"):
         cells["joined_data"][0, v] = None  # lets go of each video once it is used
         if np.size(data) == 0:
             continue
-        where = f"{path}: joined_data{{{v + 1}}}"
-        if not isinstance(data, np.ndarray) or data.dtype.kind not in "fiu" or data.shape[1:] != (len(COLUMNS),):
-            found = f"{data.shape} of {data.dtype}" if isinstance(data, np.ndarray) else type(data).__name__
-            raise ValueError(f"{where}: expected numbers (n, {len(COLUMNS)}), found {found}; download the file again")
+        data = matrix(data, f"{path}: joined_data{{{v + 1}}}", len(COLUMNS))
         video = _video(cells["VideoIDs"][0, v], f"{path}: VideoIDs{{{v + 1}}}")
         arousal, valence = _ratings(cells["labels_selfassessment"][0, v], f"{path}: labels_selfassessment{{{v + 1}}}")
         yield Recording(
@@ -71,7 +67,7 @@ def read(path, channels, ecg_side="left"):
 
 
 def _video(cell, where):
-    text = str(cell.item()).strip() if np.size(cell) == 1 and np.asarray(cell).dtype.kind in "UOiuf" else ""
+    text = str(cell.item() if isinstance(cell, np.ndarray) and cell.size == 1 else cell).strip()
     if not re.fullmatch(r"\w{1,16}", text):
         raise ValueError(f"{where}: expected the name of a video, found {str(cell)[:40]!r}; download the file again")
     return text
@@ -82,7 +78,7 @@ def _ratings(cell, where):
     if cell.size == 0:
         return float("nan"), float("nan")
     if cell.dtype.kind not in "fiu" or cell.shape != (1, 12):
-        raise ValueError(f"{where}: expected (1, 12) numbers or none, found {cell.shape} of {cell.dtype}")
+        raise ValueError(f"{where}: expected (1, 12) numbers or none, found {describe(cell)}")
     for name, rating in zip(("arousal", "valence"), cell[0]):
         if not (np.isnan(rating) or 1 <= rating <= 9):
             raise ValueError(f"{where}: expected {name} from 1 to 9, found {rating:g}; correct it or make it NaN")

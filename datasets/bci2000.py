@@ -12,6 +12,10 @@ from datasets.edf import read_edf
 MODALITIES = ("eeg",)
 ECG_SIDES = ()
 EXPECTED = "S001/S001R01.edf and so on"
+HOME = "https://physionet.org/content/eegmmidb/1.0.0"
+LICENCE = "ODC-By 1.0"
+SIZE = "3.4 GB"
+DOWNLOAD = "the .edf files of all folders S001 to S109"
 FILE = re.compile(r"(S\d{3})(R\d{2})\.edf", re.IGNORECASE)
 
 

@@ -1,4 +1,4 @@
-"""EDF and EDF+ files, for the readers of the sets that come as such."""
+"""EDF, EDF+ and BDF files, for the readers of the sets that come as such."""
 
 import warnings
 
@@ -9,7 +9,7 @@ from datasets import pick_channels
 
 
 def read_edf(path, channels):
-    """Signals and rates of the named channels, the others left on disk.
+    """Signals and rates of the named channels; of an EDF file the others are left on disk.
 
     `channels` maps a modality to C names; returns modality -> (C, n) float64 in the file's units, and modality -> Hz.
     Raises ValueError for a file that is damaged, cut short, has gaps (EDF+D) or lacks a channel.
@@ -17,15 +17,18 @@ def read_edf(path, channels):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # edfio only warns of a file that is cut short
-            edf = edfio.read_edf(path, lazy_load_data=True)
+            if str(path).lower().endswith(".bdf"):
+                edf = edfio.read_bdf(path)
+            else:
+                edf = edfio.read_edf(path, lazy_load_data=True)
             labels = [signal.label for signal in edf.signals]
-            continuous = not edf.reserved.startswith("EDF+D")
+            continuous = not edf.reserved.startswith(("EDF+D", "BDF+D"))
     except OSError:
         raise
     except Exception as error:  # edfio raises whatever the damaged header leads it to
         raise ValueError(f"{path}: expected an EDF file, found a damaged one ({error}); download it again") from error
     if not continuous:
-        raise ValueError(f"{path}: expected one continuous recording, found EDF+D with gaps; split it at the gaps")
+        raise ValueError(f"{path}: expected a continuous recording, found one with gaps (EDF+D); split it at the gaps")
     signals, rate = {}, {}
     for modality, names in channels.items():
         chosen = [edf.signals[i] for i in pick_channels(names, labels, path)]

@@ -13,6 +13,10 @@ from datasets.edf import read_edf
 MODALITIES = ("eeg", "ecg")
 ECG_SIDES = ()
 EXPECTED = "Subject03_1.edf and so on"
+HOME = "https://physionet.org/content/eegmat/1.0.0"
+LICENCE = "ODC-By 1.0"
+SIZE = "175 MB"
+DOWNLOAD = "the .edf files"
 FILE = re.compile(r"(Subject\d{2})_([12])\.edf", re.IGNORECASE)
 TASKS = {"1": ("rest", 1.0), "2": ("arithmetic", 9.0)}
 

@@ -78,7 +78,10 @@ EXPECTED = [
     ),
     ("evaluate.py", {"run": "runs/paper"}),
 ]
-NO_HYPER_PARAMETERS = {"-h", "--dataset", "--run", "--data", "--raw", "--out", "--json", "--fresh", "--print-flags"}
+NO_HYPER_PARAMETERS = {
+    *("-h", "--dataset", "--run", "--data", "--raw", "--out", "--json", "--fresh", "--print-flags", "--check"),
+    *("--list", "--model", "--rows"),
+}
 
 
 @pytest.mark.parametrize("command, expected", EXPECTED, ids=[command for command, _ in EXPECTED])

@@ -7,6 +7,7 @@ from pathlib import Path
 import edfio
 import numpy as np
 import pytest
+from layouts import write_list
 from recordings import (
     AMIGOS_COLUMNS,
     EEG,
@@ -473,7 +474,7 @@ def test_full_disk_leaves_nothing(tmp_path):
 
 def test_a_killed_run_leaves_nothing_that_looks_finished(amigos_raw, tmp_path):
     """Killed in the middle of writing, then the same command again."""
-    flags = ["--dataset", "amigos", "--raw", str(amigos_raw), "--out", str(tmp_path / "data")]
+    flags = ["--dataset", "amigos", "--raw", str(amigos_raw), "--out", str(tmp_path / "data"), "--workers", "1"]
     code = (
         "import os, sys, prepare_data\n"
         "prepare_data.preprocessing.cut = lambda *rest: os.kill(os.getpid(), 9)\n"
@@ -499,9 +500,48 @@ def test_memory_does_not_grow_with_the_recordings_of_a_subject(tmp_path):
             "print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])"
         )
         flags = ["--dataset", "bci2000", "--raw", tmp_path / f"raw{count}", "--out", tmp_path / f"data{count}"]
+        flags += ["--workers", "1"]  # all in this process
         run = subprocess.run([sys.executable, "-c", code, *flags], cwd=SCRIPT.parent, capture_output=True, text=True)
         assert run.returncode == 0, run.stderr
         peaks[count] = int(run.stdout.split()[-1])
         assert len(open_segments(tmp_path / f"data{count}" / "bci2000").table) == 18 * count
     print(f"peak resident memory: {peaks} kB")
     assert peaks[16] < 1.1 * peaks[4]
+
+
+def test_folder_with_channels_of_its_own(tmp_path, capsys):
+    """The real Emotiv recording brought in as EDF beside a real ECG: channels by alias, the manifest's lists."""
+    raw = tmp_path / "raw"
+    rows = [line for line in real("eeg_eye_state", "eeg_eye_state.arff").read_text().splitlines() if line[:1].isdigit()]
+    emotiv = np.array([line.split(",")[:14] for line in rows], float).T
+    write_edf(raw / "emotiv" / "eye.edf", emotiv[:, : 128 * 117], [f"EEG {name}" for name in AMIGOS_COLUMNS[:14]], 128)
+    write_list(raw, "file,subject,trial,video", "emotiv/eye.edf,one,eye state,rest")
+    flags = "--dataset", "folder", "--raw", raw, "--out", tmp_path / "data", "--modalities", "eeg"
+    segments = prepare(*flags, "--channels", "o2", "T3", "AF3")
+    assert segments.manifest["channels"] == {"eeg": ["O2", "T7", "AF3"]}
+    assert segments.signals["eeg"].shape == (11, 3, 1280)
+    assert set(segments.table["trial"]) == {"eye state"} and set(segments.table["video"]) == {"rest"}
+    signals = {signal.label: signal.data for signal in edfio.read_edf(raw / "emotiv" / "eye.edf").signals}
+    trial = np.stack([by_hand(signals[f"EEG {name}"], 128) for name in ("O2", "T7", "AF3")])
+    np.testing.assert_allclose(segments.signals["eeg"], np.stack(cut_by_hand([trial])[0]), rtol=1e-6, atol=1e-6)
+    refused(capsys, *flags, "--channels", "O2", words="--channels")
+    refused(capsys, *flags[:-3], tmp_path / "b", words="channel ECG is missing")
+    refused(capsys, *flags, "--channels", "O2", "o2", words="there twice")
+    write_list(raw, "file,subject", "emotiv/eye.edf,two")
+    refused(capsys, *flags, "--channels", "o2", "T3", "AF3", words="recordings.csv")
+
+
+def test_folder_of_a_real_wfdb_record(tmp_path):
+    """30 minutes of MLII are the ECG; the manifest calls it ECG, as every set does."""
+    pytest.importorskip("wfdb")
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for name in ("100.hea", "100.dat"):
+        (raw / name).symlink_to(real("mitdb", name))
+    write_list(raw, "file,subject", "100.hea,100")
+    flags = "--dataset", "folder", "--raw", raw, "--modalities", "ecg", "--ecg-channel", "MLII"
+    segments = prepare(*flags, "--out", tmp_path / "data")
+    assert segments.manifest["channels"] == {"ecg": ["ECG"]} and len(segments.table) == 180
+    assert segments.manifest["preprocessing"]["ecg_channel"] == "MLII" and not segments.manifest["notes"]
+    assert [entry["file"] for entry in segments.manifest["sources"]] == ["recordings.csv", "100.hea", "100.dat"]
+    assert [entry["trials"] for entry in segments.manifest["sources"]] == [[], [], [["100", "100"]]]

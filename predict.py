@@ -1,0 +1,229 @@
+"""Apply trained models to prepared segments, those of the user's own recordings among them.
+
+    python predict.py --model runs/paper/fused/fold3/arousal.pt --data data/folder
+
+writes predictions/<modality>-fold<k>-<target>.npy for each model, one row a segment: `segment` (the row of
+segments.npy), `logit`, `probability` of high, and `features`, the last hidden layer. Several models, of different
+folds say, also give predictions/mean.npy with the mean and the spread (SD) of their probabilities. A picture a
+recording, in predictions/pictures, shows the probability over time. A fused model needs its two base models where
+fuse.py found them.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import folds
+import paper
+import training
+from datasets import normalise_name
+from model import FusionModel
+from segments import open_segments, sha256_of_file
+
+MEAN_DTYPE = np.dtype([("segment", "i8"), ("probability", "f4"), ("spread", "f4")])
+# What changes the numbers in a segment; the rest only chooses which segments there are.
+PREPROCESSING = ("low", "high", "filter", "filter_order", "resampling", "normalise")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--model", type=Path, nargs="+", required=True, metavar="FILE", help="checkpoints of finetune.py or fuse.py")
+    add("--data", type=Path, required=True, help="prepared data set; ratings are not needed")
+    add("--rows", type=Path, metavar="FILE", help="test predictions (.npy) whose segments alone are predicted")
+    add("--out", type=Path, default=Path("predictions"), help="folder of the predictions (default: %(default)s)")
+    add(
+        "--batch-size",
+        type=paper.positive(int),
+        metavar="N",
+        help="segments at a time (default: as in training, which gives the same bits; assumed)",
+    )
+    add(
+        "--pictures",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="draw a picture of each recording (default: yes; assumed)",
+    )
+    training.add_machine_flags(parser)
+    add("--json", action="store_true", help="print the closing summary as JSON")
+    add("--print-flags", action="store_true", help="print every resolved flag as JSON and stop")
+    args = parser.parse_args()
+    training.use_machine(args)
+    return args
+
+
+def load(path: Path) -> dict:
+    """A checkpoint whose training is finished; ValueError where it is none of finetune.py or fuse.py."""
+    state = training.load_checkpoint(path, "train one with finetune.py or fuse.py")
+    if not state["identity"].get("target") or not isinstance(state.get("preprocessing"), dict):
+        raise ValueError(f"{path}: expected a model of finetune.py or fuse.py, found another or an older one")
+    if state["epoch"] < state["flags"]["epochs"]:
+        raise ValueError(f"{path}: training stopped after {state['epoch']} of {state['flags']['epochs']} epochs")
+    return state
+
+
+def base_paths(path: Path, state: dict) -> list[Path]:
+    """The base models of a fused model; ValueError where they are not those it was made from."""
+    paths = [path.parents[2] / modality / path.parent.name / path.name for modality in paper.MODALITIES]
+    for base, expected in zip(paths, state["identity"]["base_sha256"]):
+        if not base.exists():
+            raise FileNotFoundError(2, f"no such base model of {path}", str(base))
+        if sha256_of_file(base) != expected:
+            raise ValueError(f"{base}: expected the model that {path} was made from, found another; fuse again")
+    return paths
+
+
+def check_data(path: Path, state: dict, data) -> None:
+    """ValueError where a model was trained on other channels, rates or pre-processing than `data` has."""
+    manifest = data.manifest
+    for modality, wanted in state["channels"].items():
+        found = manifest["channels"].get(modality, [])
+        if [normalise_name(name) for name in found] != [normalise_name(name) for name in wanted]:
+            raise ValueError(
+                f"{path}: expected the {modality} channels {' '.join(wanted)}, found {' '.join(found) or 'none'} in "
+                f"{data.folder}; prepare them with --channels"
+            )
+    pairs = [(name, state.get(name), manifest[name]) for name in ("rate", "points")]
+    pairs += [(name, state["preprocessing"].get(name), manifest["preprocessing"].get(name)) for name in PREPROCESSING]
+    for name, wanted, found in pairs:
+        if wanted != found:
+            raise ValueError(
+                f"{path}: expected segments prepared with {name} {wanted}, found {found} in {data.folder}; "
+                "prepare them as the model's were"
+            )
+
+
+def read_rows(args, data) -> np.ndarray:
+    """The rows of segments.npy to predict."""
+    if not args.rows:
+        return np.arange(len(data.table))
+    rows = folds.load_array(args.rows, "give a prediction file of finetune.py or fuse.py")
+    if rows.dtype != training.PREDICTION_DTYPE or rows.ndim != 1 or len(rows) == 0:
+        raise ValueError(
+            f"{args.rows}: expected rows of {training.PREDICTION_DTYPE}, found {rows.shape} of {rows.dtype}"
+        )
+    rows = rows["segment"]
+    if rows.min() < 0 or rows.max() >= len(data.table):
+        raise ValueError(
+            f"{args.rows}: expected segments 0 to {len(data.table) - 1}, found {rows.min()} to {rows.max()}"
+        )
+    return rows
+
+
+def features_and_logits(path: Path, state: dict, modality: str, data, rows, args) -> torch.Tensor:
+    """(n, F + 1) of a single-modality model."""
+    signals = training.SignalRows([(data, rows)], modality)
+    model = training.load_classifier(path, state, signals.channels, signals.points).to(args.device)
+
+    def forward(batch):
+        features = model.features(batch)
+        return torch.cat([features, model.classifier.output(features)], dim=1)
+
+    return training.predict(forward, model, signals, np.arange(len(rows)), args)
+
+
+@torch.no_grad()
+def apply(path: Path, state: dict, data, rows, args) -> np.ndarray:
+    """The predictions of one model: structured (n,)."""
+    args = argparse.Namespace(**vars(args) | {"batch_size": args.batch_size or state["flags"]["batch_size"]})
+    if "base_sha256" not in state["identity"]:
+        output = features_and_logits(path, state, state["identity"]["modality"], data, rows, args)
+    else:
+        bases = [
+            features_and_logits(base, load(base), modality, data, rows, args)[:, :-1]
+            for modality, base in zip(paper.MODALITIES, base_paths(path, state))
+        ]
+        inputs, flags = torch.cat(bases, dim=1), state["flags"]
+        model = FusionModel(inputs.shape[1], flags["fusion_hidden"], flags["fusion_dropout"])
+        training.load_weights(model, path, state["model"])
+        model.to(args.device).eval()
+        with training.autocast(args):
+            features = model.classifier.features(inputs)
+            output = torch.cat([features, model.classifier.output(features)], dim=1).float()
+    dtype = [("segment", "i8"), ("logit", "f4"), ("probability", "f4"), ("features", "f4", (output.shape[1] - 1,))]
+    predictions = np.empty(len(rows), dtype)
+    predictions["segment"], predictions["logit"] = rows, output[:, -1].cpu()
+    predictions["probability"] = torch.sigmoid(output[:, -1].double()).cpu()
+    predictions["features"] = output[:, :-1].cpu()
+    return predictions
+
+
+def draw(data, mean: np.ndarray, target: str, folder: Path) -> int:
+    """One picture a recording; returns how many."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    folder.mkdir(parents=True, exist_ok=True)
+    table = data.table[mean["segment"]]
+    length = data.manifest["points"] / data.manifest["rate"]
+    trials, first, index = np.unique(table[["subject", "trial"]], return_index=True, return_inverse=True)
+    for number in tqdm(np.argsort(first), desc="drawing", unit="picture", disable=None, leave=False):
+        here = np.flatnonzero(index.reshape(-1) == number)
+        subject, trial = trials[number].tolist()
+        figure, axes = pyplot.subplots(figsize=(8, 3), layout="constrained")
+        spread = mean["spread"][here] if np.isfinite(mean["spread"]).all() else None
+        axes.errorbar(
+            table["start"][here] + length / 2, mean["probability"][here], yerr=spread, xerr=length / 2, fmt=".", lw=2
+        )
+        axes.axhline(0.5, color="grey", lw=0.5)
+        axes.set(ylim=(0, 1), xlabel="s", ylabel=f"probability of high {target}", title=f"{subject}, {trial}")
+        name = f"{quote(f'{subject} {trial}', safe=' ')}.png"
+        folds.write_atomically(folder / name, lambda file: figure.savefig(file, format="png", dpi=120))
+        pyplot.close(figure)
+    return len(trials)
+
+
+def main() -> None:
+    args = parse()
+    data = open_segments(args.data)
+    rows = read_rows(args, data)
+    states = [load(path) for path in args.model]
+    names = ["-".join([path.parent.parent.name, path.parent.name, path.stem]).strip("-") for path in args.model]
+    if len(set(names)) < len(names):
+        raise ValueError(f"--model {' '.join(map(str, args.model))}: two models would write the same file; call twice")
+    targets = sorted({state["identity"]["target"] for state in states})
+    if len(targets) > 1:
+        raise ValueError(f"--model: expected models of one target, found {' and '.join(targets)}; call once for each")
+    for path, state in zip(args.model, states):
+        check_data(path, state, data)
+        if "base_sha256" in state["identity"]:
+            base_paths(path, state)
+    seen = [path for path, state in zip(args.model, states) if is_training_data(state, data)]
+    if seen and not args.rows and not args.json:
+        print(f"note: {data.folder} is what {seen[0]} was trained on; only its test fold (--rows) tells how good it is")
+
+    outputs, files = [], []
+    args.out.mkdir(parents=True, exist_ok=True)
+    for path, state, name in zip(args.model, states, names):
+        outputs.append(apply(path, state, data, rows, args))
+        files.append(args.out / f"{name}.npy")
+        folds.write_atomically(files[-1], lambda file: np.save(file, outputs[-1]))
+    probability = np.stack([output["probability"] for output in outputs])
+    mean = np.empty(len(rows), MEAN_DTYPE)
+    mean["segment"], mean["probability"] = rows, probability.mean(axis=0, dtype=np.float64)
+    mean["spread"] = probability.std(axis=0, ddof=1, dtype=np.float64) if len(outputs) > 1 else np.nan
+    if len(outputs) > 1:
+        files.append(args.out / "mean.npy")
+        folds.write_atomically(files[-1], lambda file: np.save(file, mean))
+    pictures = draw(data, mean, targets[0], args.out / "pictures") if args.pictures else 0
+    if args.json:
+        print(json.dumps({"files": [str(file) for file in files], "segments": len(rows), "pictures": pictures}))
+        return
+    for file in files:
+        print(f"{file}: {len(rows)} predictions of {targets[0]}")
+    print(f"{args.out / 'pictures'}: {pictures} pictures" if pictures else "no pictures (--no-pictures)")
+
+
+def is_training_data(state: dict, data) -> bool:
+    return state["identity"].get("data_sha256") == folds.data_sha256(data)
+
+
+if __name__ == "__main__":
+    training.run_script(main)

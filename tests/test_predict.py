@@ -1,0 +1,134 @@
+"""predict.py against the predictions that training wrote, and on a real recording brought in by its user."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from layouts import write_list
+from prepared import FINETUNE, NETWORK, call, contents, done, edit_manifest
+from recordings import real
+
+MODELS = {"eeg": "runs/paper/eeg/fold1/arousal", "ecg": "runs/paper/ecg/fold1/arousal"}
+MODELS["fused"] = "runs/paper/fused/fold1/arousal"
+
+
+def refused(work, *flags, says):
+    before = contents(work)
+    finished = call("predict.py", *flags, cwd=work)
+    assert finished.returncode == 2, finished.stdout
+    assert finished.stderr.startswith("predict.py: ") and finished.stderr.count("\n") == 1, finished.stderr
+    for words in says:
+        assert words in finished.stderr, finished.stderr
+    assert contents(work) == before
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_the_test_fold_gives_its_predictions_file_exactly(work, kind):
+    model = MODELS[kind]
+    done("predict.py", "--model", f"{model}.pt", "--data", "data/amigos", "--rows", f"{model}.npy", cwd=work)
+    expected = np.load(work / f"{model}.npy")
+    found = np.load(work / "predictions" / f"{kind}-fold1-arousal.npy")
+    np.testing.assert_array_equal(found["segment"], expected["segment"])
+    np.testing.assert_array_equal(found["probability"], expected["probability"])
+    np.testing.assert_allclose(1 / (1 + np.exp(-found["logit"].astype(float))), found["probability"], rtol=1e-6)
+    weights = torch.load(work / f"{model}.pt", weights_only=True)["model"]
+    last = sorted(name for name in weights if name.startswith("classifier.output"))
+    logit = found["features"] @ weights[last[1]].numpy()[0] + weights[last[0]].numpy()
+    np.testing.assert_allclose(logit, found["logit"], rtol=1e-4, atol=1e-6)
+
+
+def test_several_models_give_mean_spread_and_pictures(work):
+    models = [f"runs/paper/eeg/fold{fold}/arousal.pt" for fold in (1, 2)]
+    out = done("predict.py", "--model", *models, "--data", "data/amigos", "--out", "out", "--json", cwd=work)
+    one, two = (np.load(work / "out" / f"eeg-fold{fold}-arousal.npy") for fold in (1, 2))
+    table = np.load(work / "data" / "amigos" / "segments.npy")
+    assert one["segment"].tolist() == list(range(len(table)))
+    mean = np.load(work / "out" / "mean.npy")
+    both = np.stack([one["probability"], two["probability"]]).astype(float)
+    np.testing.assert_allclose(mean["probability"], both.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(mean["spread"], np.abs(both[0] - both[1]) / np.sqrt(2), atol=1e-7)
+    assert (mean["spread"] > 0).any()
+    trials = {tuple(row) for row in table[["subject", "trial"]].tolist()}
+    assert {path.stem for path in (work / "out" / "pictures").iterdir()} == {" ".join(trial) for trial in trials}
+    assert json.loads(out)["pictures"] == len(trials)
+
+
+def test_what_a_model_was_trained_on_is_said(work):
+    flags = "--model", f"{MODELS['eeg']}.pt", "--data", "data/amigos", "--no-pictures"
+    assert "is what runs/paper/eeg/fold1/arousal.pt was trained on" in done("predict.py", *flags, cwd=work)
+    assert not (work / "predictions" / "pictures").exists()
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (lambda m: m["channels"].update(eeg=["F7", "O1"]), ["channels F7 F3, found F7 O1"]),
+        (lambda m: m["channels"].update(eeg=["F3", "F7"]), ["channels F7 F3, found F3 F7"]),
+        (lambda m: m.update(rate=256), ["rate 128, found 256"]),
+        (lambda m: m["preprocessing"].update(normalise="none"), ["normalise subject, found none"]),
+        (lambda m: m["preprocessing"].update(low=1.0), ["low 0.8, found 1.0"]),
+    ],
+)
+@pytest.mark.parametrize("kind", ["eeg", "fused"])
+def test_other_channels_rates_and_normalisation_are_refused(work, kind, change, says):
+    shutil.copytree(work / "data" / "amigos", work / "data" / "mine")
+    edit_manifest(work / "data" / "mine", change)
+    model = f"{MODELS[kind]}.pt"
+    refused(work, "--model", model, "--data", "data/mine", says=[model, "data/mine", *says])
+
+
+def test_a_set_without_ecg_cannot_be_fused(work):
+    edit_manifest(work / "data" / "amigos", lambda m: m["channels"].pop("ecg"))
+    refused(work, "--model", f"{MODELS['fused']}.pt", "--data", "data/amigos", says=["ecg channels ECG, found none"])
+
+
+def test_other_names_of_the_same_channels_are_the_same(work):
+    edit_manifest(work / "data" / "amigos", lambda m: m["channels"].update(eeg=["EEG f7", "F3.."]))
+    done("predict.py", "--model", f"{MODELS['eeg']}.pt", "--data", "data/amigos", "--no-pictures", cwd=work)
+
+
+def test_models_that_are_none(work):
+    data = "--data", "data/amigos"
+    refused(work, "--model", "runs/paper/eeg/fold1/pretrain.pt", *data, says=["pretrain.pt", "expected a model of"])
+    refused(work, "--model", "runs/paper/eeg/fold3/arousal.pt", *data, says=["fold3/arousal.pt", "no such checkpoint"])
+    refused(work, "--model", f"{MODELS['eeg']}.npy", *data, says=["arousal.npy", "not a checkpoint"])
+    refused(work, "--model", *[f"{MODELS['eeg']}.pt"] * 2, *data, says=["same file"])
+    refused(work, "--model", f"{MODELS['eeg']}.pt", "--data", "data/none", says=["data/none/manifest.json"])
+    rows = work / "rows.npy"
+    np.save(rows, np.arange(5))
+    refused(work, "--model", f"{MODELS['eeg']}.pt", *data, "--rows", "rows.npy", says=["rows.npy", "expected rows of"])
+
+
+def test_base_models_that_were_trained_again(work):
+    for change, says in ((shutil.copy, "found another"), (None, "no such base model")):
+        if change:
+            change(work / "runs/paper/ecg/fold1/pretrain.pt", work / f"{MODELS['ecg']}.pt")
+        else:
+            (work / f"{MODELS['ecg']}.pt").unlink()
+        refused(work, "--model", f"{MODELS['fused']}.pt", "--data", "data/amigos", says=[f"{MODELS['ecg']}.pt", says])
+
+
+def test_from_a_real_file_to_a_picture_in_two_commands(tmp_path):
+    """A model of a few real subjects, and somebody else's EDF."""
+    raw, mine = tmp_path / "raw", tmp_path / "recordings"
+    for folder, subjects in ((raw, ("03", "05", "06", "07")), (mine, ("08",))):
+        folder.mkdir()
+        for subject in subjects:
+            for task in (1, 2):
+                (folder / f"Subject{subject}_{task}.edf").symlink_to(real("eegmat", f"Subject{subject}_{task}.edf"))
+    done("prepare_data.py", "--dataset", "eegmat", "--raw", raw, "--max-seconds-per-trial", 62, cwd=tmp_path)
+    flags = "--modality", "eeg", "--fold", 0, "--target", "arousal", "--init", "random", "--data", "data/eegmat"
+    done("finetune.py", *flags, "--n-folds", 4, *NETWORK, *FINETUNE, cwd=tmp_path)
+
+    write_list(mine, "file,subject", "Subject08_1.edf,me", "Subject08_2.edf,me")
+    done("prepare_data.py", "--dataset", "folder", "--raw", mine, "--modalities", "eeg", cwd=tmp_path)
+    done("predict.py", "--model", "runs/paper/eeg/fold0/arousal-random.pt", "--data", "data/folder", cwd=tmp_path)
+
+    found = np.load(tmp_path / "predictions" / "eeg-fold0-arousal-random.npy")
+    assert len(found) == len(np.load(tmp_path / "data" / "folder" / "segments.npy")) == 24
+    assert ((found["probability"] > 0) & (found["probability"] < 1)).all()
+    pictures = sorted((tmp_path / "predictions" / "pictures").iterdir())
+    assert [path.name for path in pictures] == ["me Subject08_1.png", "me Subject08_2.png"]
+    assert all(path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and path.stat().st_size > 10_000 for path in pictures)

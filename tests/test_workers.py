@@ -1,0 +1,262 @@
+"""Several files at a time, runs that are killed, and --check."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import edfio
+import numpy as np
+import pytest
+from layouts import write_list
+from prepared import contents
+from recordings import EEG, amigos_signal, edf_signal, ratings, write_amigos, write_edf
+
+import prepare_data
+
+NAMES = ("eeg.npy", "ecg.npy", "segments.npy", "manifest.json")
+
+
+def command(*flags):
+    return [sys.executable, prepare_data.__file__, *map(str, flags)]
+
+
+def written(out):
+    """The bytes of the four files, which are all there is."""
+    assert sorted(path.name for path in out.iterdir()) == sorted(NAMES)
+    return [(out / name).read_bytes() for name in NAMES]
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    """Nine files: 7 subjects of 6 videos, one copy of a file, one file without any video."""
+    folder = tmp_path_factory.mktemp("workers")
+    for subject in range(1, 8):
+        videos = {v: (amigos_signal(10 * subject + v, 128 * (21 + v)), ratings(2, v + 1)) for v in range(6)}
+        if subject == 3:
+            videos[2][0][700:900, 5] = np.nan
+        write_amigos(folder / f"Data_Preprocessed_P{subject:02d}.mat", videos)
+    write_amigos(folder / "Data_Preprocessed_P08.mat", {})
+    (folder / "Data_Preprocessed_P09.mat").write_bytes((folder / "Data_Preprocessed_P02.mat").read_bytes())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(raw, tmp_path_factory):
+    out = tmp_path_factory.mktemp("expected")
+    assert prepare_data.main(["--dataset", "amigos", "--raw", str(raw), "--out", str(out), "--workers", "1"]) == 0
+    return written(out / "amigos")
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+@pytest.mark.parametrize("normalise", ["subject", "recording"])
+def test_any_number_of_workers_writes_the_same_bytes(raw, expected, tmp_path, workers, normalise):
+    flags = ["--dataset", "amigos", "--raw", str(raw), "--normalise", normalise, "--out"]
+    assert prepare_data.main([*flags, str(tmp_path / "a"), "--workers", str(workers)]) == 0
+    if normalise != "subject":
+        assert prepare_data.main([*flags, str(tmp_path / "b"), "--workers", "1"]) == 0
+        expected = written(tmp_path / "b" / "amigos")
+    assert written(tmp_path / "a" / "amigos") == expected
+
+
+def kill_after(parts, flags, partial, delay=0.0, number=signal.SIGKILL):
+    """Start the command, send it a signal once `parts` files are in its folder, and return how it ended."""
+    process = subprocess.Popen(command(*flags), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and len(list(partial.glob("parts/*.json"))) < parts:
+        time.sleep(0.002)
+    time.sleep(delay)
+    process.send_signal(number)
+    out, error = process.communicate(timeout=60)
+    return process.returncode, error
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 11))])
+def test_killed_at_a_random_moment(raw, expected, tmp_path, seed, capsys):
+    draw = random.Random(seed)
+    flags = ["--dataset", "amigos", "--raw", raw, "--out", tmp_path, "--workers", draw.choice([1, 2])]
+    code, _ = kill_after(draw.randint(3, 45), flags, tmp_path / ".amigos.partial", draw.uniform(0, 0.05))
+    finished = (tmp_path / "amigos").exists()
+    assert code == (0 if finished else -signal.SIGKILL)
+    assert prepare_data.main([str(flag) for flag in flags]) == 0
+    assert finished or "recordings were done by an earlier call" in capsys.readouterr().out
+    assert written(tmp_path / "amigos") == expected
+    assert [path.name for path in tmp_path.iterdir()] == ["amigos"]
+
+
+def test_a_killed_run_leaves_no_worker_behind(raw, tmp_path):
+    flags = ["--dataset", "amigos", "--raw", raw, "--out", tmp_path, "--workers", 2]
+    kill_after(5, flags, tmp_path / ".amigos.partial")
+    for _ in range(100):
+        left = [pid for pid in os.listdir("/proc") if pid.isdigit() and str(tmp_path).encode() in cmdline(pid)]
+        if not left:
+            return
+        time.sleep(0.05)
+    pytest.fail(f"processes {left} are still there")
+
+
+def cmdline(pid):
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
+
+
+def test_interrupted_by_the_keyboard(raw, expected, tmp_path):
+    flags = ["--dataset", "amigos", "--raw", raw, "--out", tmp_path, "--workers", 2]
+    code, error = kill_after(5, flags, tmp_path / ".amigos.partial", number=signal.SIGINT)
+    assert code == 130 and error.splitlines()[-1] == "prepare_data.py: interrupted; the same command goes on from here"
+    assert "Traceback" not in error and not (tmp_path / "amigos").exists()
+    assert prepare_data.main([str(flag) for flag in flags]) == 0
+    assert written(tmp_path / "amigos") == expected
+
+
+def test_a_killed_worker_ends_in_one_line_and_loses_nothing(raw, expected, tmp_path, capsys, monkeypatch):
+    flags = ["--dataset", "amigos", "--raw", str(raw), "--out", str(tmp_path)]
+    cut = prepare_data.preprocessing.cut
+
+    def kill(recording, given):
+        return os.kill(os.getpid(), 9) if recording.subject == "P05" else cut(recording, given)
+
+    monkeypatch.setattr(prepare_data.preprocessing, "cut", kill)
+    assert prepare_data.main([*flags, "--workers", "2"]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "a worker was killed" in line and "fewer --workers" in line
+    monkeypatch.undo()
+    assert prepare_data.main([*flags, "--workers", "1"]) == 0
+    assert "were done by an earlier call" in capsys.readouterr().out
+    assert written(tmp_path / "amigos") == expected
+
+
+def test_what_was_done_with_other_flags_or_for_other_bytes_is_not_used(raw, expected, tmp_path, capsys):
+    flags = ["--dataset", "amigos", "--raw", str(raw), "--out", str(tmp_path)]
+    kill_after(12, [*flags, "--low", "2"], tmp_path / ".amigos.partial")
+    assert prepare_data.main(flags) == 0
+    assert "earlier call" not in capsys.readouterr().out
+    assert written(tmp_path / "amigos") == expected
+
+
+def test_an_error_in_a_worker_is_the_first_in_the_order_of_the_files(raw, tmp_path, capsys):
+    copy = tmp_path / "raw"
+    copy.mkdir()
+    for path in raw.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes()[: 300 if path.stem[-1] in "47" else None])
+    for workers in ("1", "2", "4"):
+        flags = ["--dataset", "amigos", "--raw", str(copy), "--out", str(tmp_path / "data"), "--workers", workers]
+        assert prepare_data.main(flags) == 2
+        [line] = capsys.readouterr().err.splitlines()
+        assert "P04.mat" in line and not list((tmp_path / "data").iterdir())
+
+
+# ---- --check and --list ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def faulty(tmp_path):
+    """One good recording and twelve faults; what --check must say of each."""
+    raw = tmp_path / "raw"
+
+    def write(name, seconds=25, names=(*EEG, "ECG"), rate=160, change=None, seed=None):
+        signal = edf_signal(len(name) if seed is None else seed, seconds, rate, len(names))
+        write_edf(raw / name, change(signal) if change else signal, names, rate)
+        return raw / name
+
+    def flat(signal):
+        signal[8, 1600:] = 3.0
+        return signal
+
+    write("good.edf", seed=1)
+    (raw / "copy.edf").write_bytes((raw / "good.edf").read_bytes())
+    for name, change in (
+        ("short-file.edf", lambda content: content[:-1000]),
+        ("no-edf.edf", lambda content: b"<html>" * 1000),
+        ("gaps.edf", lambda content: content[:192] + b"EDF+D".ljust(44) + content[236:]),
+    ):
+        path = write(name)
+        path.write_bytes(change(path.read_bytes()))
+    write("no-channel.edf", names=(*EEG[:-1], "Cz", "ECG"))
+    write("slow.edf", rate=90)
+    write("flat.edf", change=flat)
+    write("brief.edf", seconds=7)
+    write("rating.edf", seed=2)
+    write("again.edf", seed=3)
+    write("name.edf", seed=4)
+    edfio.Edf(
+        [edfio.EdfSignal(np.arange(25 * r) % 7.0, r, label=n) for n, r in zip([*EEG, "ECG"], [160] * 9 + [320, 160])]
+    ).write(raw / "rates.edf")
+    write_list(
+        raw,
+        "file,subject,trial,arousal",
+        "good.edf,A,one,5",
+        *(f"{path.name},A,{path.stem},5" for path in sorted(raw.glob("*.edf")) if path.stem not in SPECIAL),
+        "missing.edf,A,missing,5",
+        "rating.edf,A,rating,high",
+        "again.edf,A,one,5",
+        "name.edf,a name of more than sixteen letters,name,5",
+    )
+    return raw
+
+
+SPECIAL = ("good", "rating", "again", "name")
+FAULTS = {
+    "missing.edf": "No such file",
+    "short-file.edf": "expected an EDF file",
+    "no-edf.edf": "expected an EDF file",
+    "gaps.edf": "EDF+D",
+    "no-channel.edf": "channel F8 is missing",
+    "rates.edf": "expected one rate",
+    "slow.edf": "found 90 Hz",
+    "rating.edf": "expected a number or nothing, found high",
+    "again.edf": "trial one of subject A is in",
+    "copy.edf": "the same bytes as",
+    "name.edf": "has over 16 letters",
+    "brief": "7.0 s from 0.0 s dropped: shorter than a segment",
+    "flat": "10.0 s from 10.0 s dropped: constant in F4",
+}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_check_reports_every_fault_and_changes_nothing(faulty, tmp_path, capsys, workers):
+    before = contents(tmp_path), {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    flags = "--dataset", "folder", "--raw", faulty, "--out", tmp_path / "data", "--workers", workers
+    assert prepare_data.main([str(flag) for flag in (*flags, "--check")]) == 2
+    out, error = capsys.readouterr()
+    assert before == (contents(tmp_path), {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")})
+    assert "10 problems would stop the preparation" in error
+    for name, words in FAULTS.items():
+        assert any(name in line and words in line for line in out.splitlines()), (name, out)
+    assert prepare_data.main([str(flag) for flag in (*flags, "--check", "--json")]) == 2
+    assert len(json.loads(capsys.readouterr().out)["problems"]) == 11
+
+
+def test_check_foretells_what_is_kept(raw, tmp_path, capsys):
+    flags = ["--dataset", "amigos", "--raw", str(raw), "--out", str(tmp_path), "--json"]
+    assert prepare_data.main([*flags, "--check"]) == 0
+    check = json.loads(capsys.readouterr().out)
+    assert not list(tmp_path.iterdir())
+    assert prepare_data.main(flags) == 0
+    counts = json.loads(capsys.readouterr().out)
+    manifest = json.loads((tmp_path / "amigos" / "manifest.json").read_text())
+    assert (check["segments"], check["hours"]) == (counts["segments"], counts["hours"])
+    assert [piece for piece in manifest["dropped"] if piece["trial"]] == check["dropped"]
+    size = sum((tmp_path / "amigos" / name).stat().st_size for name in ("eeg.npy", "ecg.npy"))
+    assert check["bytes"] == size - 2 * 128  # without the headers
+    [problem] = check["problems"]
+    assert "P09.mat: the same bytes as" in problem and check["seconds"] > 0
+
+
+def test_list_names_every_set(capsys):
+    assert prepare_data.main(["--list"]) == 0
+    out = capsys.readouterr().out
+    for name in prepare_data.READERS:
+        assert f"{name}: " in out
+    assert out.count("https://") + out.count("http://") >= 8
+
+
+def test_without_a_set_one_line_says_which_there_are(capsys):
+    assert prepare_data.main([]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "--dataset" in line and "way_eeg_gal" in line
