@@ -75,6 +75,7 @@ def peak_of_an_epoch(work, size) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux' /proc")
 def test_memory_does_not_grow_with_the_data(tmp_path):
     small = peak_of_an_epoch(tmp_path / "small", 10**9)
