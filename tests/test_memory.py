@@ -55,7 +55,7 @@ def peak_of_an_epoch(work, size) -> int:
     write_sparse_set(work / "data" / "large", "large", rows, rated=False)
     path = work / "data" / "large" / "eeg.npy"
     assert path.stat().st_size > size - ROW and path.stat().st_blocks * 512 < 1e6
-    flags = "--modality eeg --fold 0 --extra data/large --epochs 1 --warmup-epochs 0 --batch-size 512".split()
+    flags = "--modality eeg --fold 0 --extra data/large --epochs 1 --warmup-epochs 0 --batch-size 64".split()
     log = work / "log"
     with open(log, "w") as file:
         script = subprocess.Popen(
