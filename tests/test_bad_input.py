@@ -130,7 +130,7 @@ DAMAGED = [  # file, damage, command, what the line says besides the file
     (DATA + "manifest.json", manifest(lambda content: content.pop("rate")), ANEW, "expected rate as int"),
     (DATA + "manifest.json", manifest(lambda content: content.update(rate="128")), ANEW, "found '128'"),
     (DATA + "segments.npy", remove, ANEW, "missing"),
-    (DATA + "segments.npy", objects, ANEW, "allow_pickle"),
+    (DATA + "segments.npy", objects, ANEW, "Python objects in dtype"),
     (DATA + "segments.npy", array(lambda table: table["start"]), ANEW, "found (140,) of float64"),
     (DATA + "segments.npy", array(lambda table: table[:100]), ANEW, "eeg.npy"),
     (DATA + "eeg.npy", remove, ANEW, "missing"),
