@@ -235,6 +235,7 @@ def test_twenty_kills(base, tmp_path, seed):
 
 
 @pytest.mark.slow
+@pytest.mark.heavy
 def test_the_papers_own_command(tmp_path):
     """`python pretrain.py --modality eeg --fold 3`, with no other flag, on data of the paper's shape."""
     write_set(tmp_path / "data" / "amigos", subjects=5, unrated=0, trials=4, segments=5, channels=10, points=1280)
