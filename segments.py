@@ -103,7 +103,7 @@ def open_segments(folder, modality: str | None = None) -> Segments:
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
-    table = _load(folder / "segments.npy")
+    table = _load(folder / "segments.npy", mmap_mode="r")
     if table.dtype != SEGMENT_DTYPE or table.ndim != 1 or len(table) == 0:
         raise ValueError(
             f"{folder / 'segments.npy'}: expected one row or more of {SEGMENT_DTYPE}, "

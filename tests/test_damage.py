@@ -29,12 +29,14 @@ def test_a_hundred_damaged_files_of_each_format(layout, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("layout", FORMATS)
 def test_two_thousand_damaged_files_of_each_format(layout, tmp_path):
     campaign(layout, -(-2000 // FORMATS[layout]), 1, tmp_path)
 
 
 @pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("layout", FORMATS)
 def test_two_hundred_damaged_files_through_the_command(layout, tmp_path):
     campaign(layout, 20, 2, tmp_path, "command")

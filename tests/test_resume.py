@@ -253,7 +253,7 @@ def test_the_papers_own_command(tmp_path):
                 script.send_signal(signal.SIGTERM)
         assert script.wait() == 143, lines
         text = "".join(lines)
-        assert "2,478,602 parameters, on" in text and "Traceback" not in text
+        assert "2,483,530 parameters, on" in text and "Traceback" not in text
         if call:
             assert f"resuming at epoch {reached[0] + 1}, step {reached[1]}\n" in text
         assert position(checkpoint) > reached
