@@ -11,7 +11,7 @@ import zlib
 import numpy as np
 from scipy.io import loadmat
 
-COMPRESSED, MATRIX = 15, 14
+INT8, INT32, UINT32, MATRIX, COMPRESSED, UTF8 = 1, 5, 6, 14, 15, 16  # types of elements
 CELL, STRUCT, OBJECT, CHARACTERS, SPARSE, LAST = 1, 2, 3, 4, 5, 15  # array classes; those above LAST have no shape
 BYTES = {1: 1, 2: 1, 3: 2, 4: 2, 5: 4, 6: 4, 7: 4, 9: 8, 12: 8, 13: 8, 16: 1, 17: 2, 18: 4}  # of a value, by its type
 SPARE = 65536  # values that a damaged file may claim too many: they cost nothing
@@ -174,13 +174,13 @@ def _check_matrix(stream, size, order, names, depth):
         return
     if depth > DEEPEST:
         raise ValueError(f"cells nested deeper than {DEEPEST}")
-    flags = _element(stream, order, end)[:4][:: 1 if order == "<" else -1]
-    array_class, is_complex = flags[0], flags[1] & 8
+    (flags,) = struct.unpack(order + "I4x", _element(stream, order, end, UINT32))
+    array_class, is_complex = flags & 0xFF, flags & 0x800
     shape = ()
     if array_class <= LAST:
-        packed = _element(stream, order, end)
+        packed = _element(stream, order, end, INT32)
         shape = struct.unpack(f"{order}{len(packed) // 4}i", packed)
-    name = _element(stream, order, end).decode("latin-1")
+    name = _element(stream, order, end, INT8).decode("latin-1")
     if depth == 0 and name not in names:
         return
     values = math.prod(shape)
@@ -188,10 +188,10 @@ def _check_matrix(stream, size, order, names, depth):
         raise ValueError(f"{name or 'a cell'} of class {array_class} and shape {shape} in {size} bytes")
     if array_class in (CELL, STRUCT, OBJECT):
         if array_class == OBJECT:
-            _element(stream, order, end)
+            _element(stream, order, end, INT8)
         if array_class != CELL:
-            (length,) = struct.unpack(order + "i", _element(stream, order, end))
-            values *= len(_element(stream, order, end)) // length
+            (length,) = struct.unpack(order + "i", _element(stream, order, end, INT32))
+            values *= len(_element(stream, order, end, INT8)) // length
         for _ in range(values):
             kind, part = struct.unpack(order + "II", stream.read(8))
             if kind != MATRIX or part > end - stream.tell():
@@ -213,12 +213,15 @@ def _check_matrix(stream, size, order, names, depth):
     stream.skip(end - stream.tell())
 
 
-def _element(stream, order, end) -> bytes:
-    """The next small element: flags, shape or names."""
+def _element(stream, order, end, expected) -> bytes:
+    """The next small element: flags, shape or names, of the type expected."""
     tag = stream.read(8)
     kind, size = struct.unpack(order + "II", tag)
-    if kind >> 16:  # up to four bytes lie in the tag itself
-        return tag[4 : 4 + (kind >> 16)]
+    small = kind >> 16  # up to four bytes lie in the tag itself
+    if kind & 0xFFFF not in {expected, UTF8 if expected == INT8 else expected} or small > 4:
+        raise ValueError(f"a header of type {kind}")
+    if small:
+        return tag[4 : 4 + small]
     if size > end - stream.tell():
         raise ValueError(f"a header of {size} bytes")
     return stream.read(size + -size % 8)[:size]

@@ -2,7 +2,7 @@
 
 Ends with code 0 if each of COUNT damaged files either ends in one line that names it, or is read as the undamaged file
 was but for the damaged samples. What no reader can notice, such as another digit in the rate of a header, is only
-asked to end well. A hang ends the process (SIGALRM), and so does a crash; the damaged file is then left in FOLDER.
+asked to end well. A hang ends the process (SIGPROF), and so does a crash; the damaged file is then left in FOLDER.
 Every twentieth file also goes through prepare_data.main; with `command` each goes through the command itself, alone.
 """
 
@@ -242,7 +242,7 @@ def prepare(layout, folder, command):
     flags += ["--modalities", *channels]
     if command:
         script = [sys.executable, prepare_data.__file__, *flags]
-        finished = subprocess.run(script, capture_output=True, text=True, timeout=SECONDS + 20)
+        finished = subprocess.run(script, capture_output=True, text=True, timeout=60)
         code, lines = finished.returncode, finished.stderr.splitlines()
         assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 < MEMORY
     else:
@@ -277,7 +277,7 @@ def main(layout, count, seed, folder, command):
         try:
             if command or number % 20 == 0:
                 prepare(layout, folder, command)
-            signal.alarm(SECONDS)
+            signal.setitimer(signal.ITIMER_PROF, SECONDS)  # of this process alone, however busy the machine is
             compare(read(layout, path), expected, samples)
             outcomes["read"] += 1
         except (ValueError, OSError) as error:
@@ -287,7 +287,7 @@ def main(layout, count, seed, folder, command):
         except BaseException as error:
             print(f"{layout} {number} {how}: {type(error).__name__} {error}", flush=True)
             raise
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
     print(layout, count, outcomes)
 
 
