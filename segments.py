@@ -153,6 +153,14 @@ def read_manifest(folder) -> dict:
         raise ValueError(
             f"{path}: expected lists of channels for eeg and ecg, found {channels}; prepare the data again"
         )
+    for source in manifest["sources"]:
+        # The leak guard goes by these: a source it cannot read must not pass.
+        for key, kind in (("file", str), ("sha256", str), ("trials", list)):
+            if not isinstance(source, dict) or not isinstance(source.get(key), kind):
+                raise ValueError(
+                    f"{path}: expected {key} as {kind.__name__} in each of the sources, found {repr(source)[:60]}; "
+                    "prepare the data again"
+                )
     return manifest
 
 

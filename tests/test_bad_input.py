@@ -129,6 +129,8 @@ DAMAGED = [  # file, damage, command, what the line says besides the file
     (DATA + "manifest.json", halve, ANEW, "expected JSON"),
     (DATA + "manifest.json", manifest(lambda content: content.pop("rate")), ANEW, "expected rate as int"),
     (DATA + "manifest.json", manifest(lambda content: content.update(rate="128")), ANEW, "found '128'"),
+    (DATA + "manifest.json", manifest(lambda content: content["sources"][0].pop("sha256")), ANEW, "expected sha256"),
+    (DATA + "manifest.json", manifest(lambda content: content["sources"][0].update(trials=3)), ANEW, "expected trials"),
     (DATA + "segments.npy", remove, ANEW, "missing"),
     (DATA + "segments.npy", objects, ANEW, "Python objects in dtype"),
     (DATA + "segments.npy", array(lambda table: table["start"]), ANEW, "found (140,) of float64"),
