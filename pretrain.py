@@ -17,6 +17,8 @@ import training
 from model import SingleModalityModel, masked_mse, parameter_count, sample_mask
 from segments import open_segments
 
+SIGNAL_FLAGS = ("low", "high", "filter_order", "normalise")  # of prepare_data.py, which all sets should share
+
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -73,6 +75,10 @@ def main() -> None:
     parts = [(run.data, rows["pretrain"]), *((data, np.arange(len(data.table))) for data in extra)]
     for data, part in parts:
         print(f"pre-training on {len(part)} of {len(data.table)} segments of {data.folder}")
+        ours, theirs = run.data.manifest["preprocessing"], data.manifest["preprocessing"]
+        other = [f"{key} {theirs.get(key)}" for key in SIGNAL_FLAGS if theirs.get(key) != ours.get(key)]
+        if other:
+            print(f"note: {data.folder} was prepared otherwise than {run.data.folder}: {', '.join(other)}")
     signals = training.SignalRows([*parts, (run.data, rows["validation"])], args.modality)
     train, validation = np.split(np.arange(len(signals)), [sum(len(part) for _, part in parts)])
     print(f"validation on {len(validation)} segments of {run.data.folder}")

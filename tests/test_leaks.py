@@ -194,6 +194,15 @@ def test_recordings_of_other_people_go_through(work):
     refused(work, "pretrain.py", *flags[:2], says=["eeg/fold1/pretrain.pt", "extra sha256"])
 
 
+def test_an_extra_set_that_was_filtered_otherwise_is_named(work):
+    for name, high in (("alike", 50.0), ("unlike", 45.0)):
+        folder = write_set(work / "data" / name, name=name)
+        edit_manifest(folder, lambda manifest: manifest["preprocessing"].update(high=high))
+    flags = ("--run", "runs/new", "--extra", "data/alike", "data/unlike")
+    notes = [line for line in done(*COMMANDS["pretrain.py"], *flags, cwd=work).splitlines() if line.startswith("note")]
+    assert notes == ["note: data/unlike was prepared otherwise than data/amigos: high 45.0"]
+
+
 def test_recordings_of_training_people_go_through_and_no_others(work):
     flags = "--split", "subject", "--n-folds", 3
     accepted = []
