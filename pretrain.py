@@ -14,7 +14,7 @@ import numpy as np
 import folds
 import paper
 import training
-from model import SingleModalityModel, masked_mse, parameter_count, sample_mask
+from model import SingleModalityModel, parameter_count, sample_mask
 from segments import open_segments
 
 SIGNAL_FLAGS = ("low", "high", "filter_order", "normalise")  # of prepare_data.py, which all sets should share
@@ -99,9 +99,7 @@ def main() -> None:
     print(f"{parameter_count(model):,} parameters, on {args.device} in {args.precision}")
 
     def loss(places, generator):
-        batch = signals.batch(places, args.device)
-        mask = masks(len(places), generator).to(args.device)
-        return masked_mse(model.reconstruct(batch, mask), batch, mask)
+        return model.reconstruction_loss(signals.batch(places, args.device), masks(len(places), generator))
 
     origin = training.origin(run.data, [args.modality])
     run.start()
