@@ -3,14 +3,15 @@
     python benchmark.py prepare --raw eegmat
     python benchmark.py cohort --folder /scratch
     python benchmark.py attention --batches 64 256
+    python benchmark.py step --device cpu --batch-size 16
 """
 
 import argparse
 import sys
 
-from benchmarking import attention, cohort, preparation
+from benchmarking import attention, cohort, preparation, step
 
-PARTS = {"prepare": preparation, "cohort": cohort, "attention": attention}
+PARTS = {"prepare": preparation, "cohort": cohort, "attention": attention, "step": step}
 
 
 def parse_flags(argv) -> argparse.Namespace:
