@@ -109,6 +109,7 @@ def save(figure: Figure, path: Path) -> bytes:
     """Write `<path>.png` and `<path>.pdf`, without a date: the same run gives the same bytes. Returns the PNG."""
     drawn, png = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=250)
+    figure.set_layout_engine("none")  # everything stays where it is for the second file
     Image.open(drawn).convert("RGB").quantize(64).save(png, format="png")  # a quarter of the bytes, no visible loss
     write_atomically(path.with_name(f"{path.name}.png"), lambda file: file.write(png.getvalue()))
     pdf = path.with_name(f"{path.name}.pdf")
@@ -166,7 +167,7 @@ def draw_segment(data: Segments, row: int, target: str, said: dict[str, tuple[in
 @matplotlib.rc_context(STYLE)
 def draw_attention(data: Segments, row: int, target: str, weights: dict[str, np.ndarray]) -> Figure:
     """Above each signal, how much the token CLS takes of each point, head by head; weights: `cls_attention`."""
-    figure = Figure((WIDTH, 0.4 + 2.1 * len(weights)), layout="constrained")
+    figure = Figure((WIDTH, 0.9 + 2.1 * len(weights)), layout="constrained")
     figure.suptitle("\n".join(textwrap.wrap(f"{where(data, row)}: {target}", 44)), **LEFT)
     rows = figure.subplots(2 * len(weights), 1, sharex=True)
     styles = list(ROLES.values())
@@ -177,9 +178,10 @@ def draw_attention(data: Segments, row: int, target: str, weights: dict[str, np.
             label = f"head {head + 1}"
             above.plot(seconds, of_tokens[1:] * len(of_tokens), label=label, linewidth=0.8, **style)
         above.set(ylabel="attention\n(1: uniform)", title=f"{NAMES[modality]} model", ylim=(0, None))
-        above.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=min(4, len(of_heads)), borderaxespad=0)
         draw_signal(below, data, modality, 0 if modality == "ecg" else shown_channels(data)[0], row)
     rows[-1].set_xlabel("s")
+    most = max(rows[::2], key=lambda axes: len(axes.lines))
+    figure.legend(handles=most.lines, loc="outside lower center", ncols=4)
     figure.align_ylabels()
     return figure
 
@@ -187,7 +189,7 @@ def draw_attention(data: Segments, row: int, target: str, weights: dict[str, np.
 @matplotlib.rc_context(STYLE)
 def draw_losses(models: dict[str, dict[int, np.ndarray]], training_name: str) -> Figure:
     """Losses of one training (`read_logs`): each fold thin, the mean of all folds thick, as far as all have come."""
-    figure = Figure((WIDTH, 0.4 + 1.5 * len(models)), layout="constrained")
+    figure = Figure((WIDTH, 0.6 + 1.5 * len(models)), layout="constrained")
     for axes, (model, by_fold) in zip(figure.subplots(len(models), 1, squeeze=False)[:, 0], models.items()):
         epochs = min(len(each) for each in by_fold.values())
         mean = np.mean([each[:epochs] for each in by_fold.values()], axis=0)
@@ -200,8 +202,9 @@ def draw_losses(models: dict[str, dict[int, np.ndarray]], training_name: str) ->
         axes.set_title(f"{NAMES[model]}, {len(by_fold)} fold{'s' * (len(by_fold) > 1)}")
         axes.set_ylabel("masked MSE" if training_name == "pretrain" else "cross-entropy")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0, handlelength=3)
     axes.set_xlabel("epoch")
+    handles = [line for line in axes.lines if line.get_label() in ("training", "validation")]
+    figure.legend(handles=handles, loc="outside upper center", ncols=2, handlelength=3)
     figure.align_ylabels()
     return figure
 

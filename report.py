@@ -58,7 +58,8 @@ th { background: var(--back); font-weight: 500 }
 th:first-child { position: sticky; left: 0; min-width: 7.5rem; max-width: 11rem }
 thead th { background: var(--soft); font-weight: 700; vertical-align: bottom }
 tbody tr { border-top: 1px solid var(--line) }
-.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)); gap: 1.5rem }
+.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)); gap: 1.5rem;
+  margin-bottom: 1.5rem }
 .pictures figure { margin: 0; max-width: 28rem }
 .pictures img { display: block; width: 100%; height: auto; background: #ffffff }
 .pictures figcaption { margin: .4rem 0 0; font-weight: 400; font-size: .875rem }
@@ -70,7 +71,7 @@ tbody tr { border-top: 1px solid var(--line) }
   table { font-size: 8pt }
   th, td { padding: .1rem .3rem; min-width: 0 }
   .pictures { display: block; columns: 2 }
-  .pictures figure, tr { break-inside: avoid }
+  .pictures figure, tr { margin-bottom: 1rem; break-inside: avoid }
   h2, figcaption { break-after: avoid }
 }
 """
@@ -169,7 +170,7 @@ def cls_attention(run: folds.Run, row: int, target: str) -> dict[str, np.ndarray
 def pictures(run: folds.Run, rows: tuple[int, ...]):
     """Yield (section, file name, Figure, what is to be seen, caption) of one run, and None for the Figure where there
     is only something to say. rows: segments to show besides those found."""
-    tested = {target: read_panels(run, target) for target in paper.TARGETS}
+    tested, logs = {target: read_panels(run, target) for target in paper.TARGETS}, read_logs(run)
     for target, (panels, gaps) in tested.items():
         yield from segment_pictures(run, target, rows)
         if panels:
@@ -179,7 +180,7 @@ def pictures(run: folds.Run, rows: tuple[int, ...]):
             caption = f"{target}: on the diagonal, a probability means what it says. Below, segments in each bin.{gaps}"
             figure = figures.draw_reliability(panels, target)
             yield SECTIONS[2], f"reliability-{target}", figure, f"Reliability of the probabilities of {target}", caption
-    for name, models in read_logs(run).items():
+    for name, models in logs.items():
         caption = f"{name}: each fold thin, the mean over folds thick."
         yield SECTIONS[3], f"losses-{name}", figures.draw_losses(models, name), f"Losses of {name} by epoch", caption
 
@@ -238,14 +239,13 @@ def write_report(runs: list[folds.Run], tables: list[dict], out: Path, rows: tup
     bar = tqdm(desc="drawing", unit="picture", disable=None, leave=False)
     for run, name in zip(runs, names):
         for section, file, figure, alt, caption in pictures(run, rows):
-            caption = f"{name}: {caption}" if len(runs) > 1 else caption[:1].upper() + caption[1:]
+            caption = f"{name}, {caption}" if len(runs) > 1 else caption[:1].upper() + caption[1:]
             png = figures.save(figure, out / "figures" / f"{name}-{file}") if figure else None
             sections[section].append((file, png, alt, caption))
             bar.update()
     bar.close()
-    page = render(runs, names, tables, sections)
-    path = out / "report.html"
-    folds.write_atomically(path, lambda file: file.write(page.encode()))
+    page, path = render(runs, names, tables, sections).encode(), out / "report.html"
+    folds.write_atomically(path, lambda file: file.write(page))
     return path
 
 
@@ -272,12 +272,13 @@ def render(runs, names, tables, sections) -> str:
     parts.append('<h2 id="part0">Tables</h2>')
     parts += [render_table(table, f"table{number}") for number, table in enumerate(tables)]
     for number, section in enumerate(filled, 1):
-        parts.append(f'<h2 id="part{number}">{escape(section)}</h2>\n<div class="pictures">')
-        # The same picture of each run side by side.
-        order = list(dict.fromkeys(file for file, *_ in sections[section]))
-        for _, png, alt, caption in sorted(sections[section], key=lambda picture: order.index(picture[0])):
-            parts.append(render_picture(png, alt, caption))
-        parts.append("</div>")
+        parts.append(f'<h2 id="part{number}">{escape(section)}</h2>')
+        by_file = {}
+        for file, *picture in sections[section]:
+            by_file.setdefault(file, []).append(render_picture(*picture))
+        # Of several runs, the same picture of each side by side.
+        groups = by_file.values() if len(runs) > 1 else [sum(by_file.values(), [])]
+        parts += ['<div class="pictures">\n' + "\n".join(group) + "\n</div>" for group in groups]
     parts.append(f'<h2 id="part{len(heads) - 1}">Runs and data</h2>')
     parts += [render_table(table, f"about{number}") for number, table in enumerate(about(runs, names))]
     body = "\n".join([*parts, "</main>"])
@@ -293,8 +294,7 @@ def render(runs, names, tables, sections) -> str:
 
 def render_table(table: dict, identifier: str) -> str:
     """A table that scrolls in its own box, the first cell of each row being its head."""
-    head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in table["head"])
-    rows = []
+    head, rows = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in table["head"]), []
     for first, *others in table["rows"]:
         cells = "".join(f"<td>{escape(cell).replace(' ± ', '&nbsp;±&nbsp;')}</td>" for cell in others)
         rows.append(f'<tr><th scope="row">{escape(first)}</th>{cells}</tr>')
@@ -309,7 +309,7 @@ def render_table(table: dict, identifier: str) -> str:
 
 
 def render_picture(png: bytes | None, alt: str, caption: str) -> str:
-    """A picture within the page, or what is to be said instead of it."""
+    """A picture within the page, or what is said instead of it."""
     if png is None:
         return f'<p class="note">{escape(caption)}</p>'
     data = base64.b64encode(png).decode()
