@@ -196,7 +196,7 @@ def draw_losses(models: dict[str, dict[int, np.ndarray]], training_name: str) ->
         marker = "." if epochs < 20 else ""
         for column, color, line, name in ((1, BLUE, "-", "training"), (2, VERMILLION, "--", "validation")):
             for each in by_fold.values():
-                axes.plot(each[:, 0], each[:, column], color=color, linestyle=line, linewidth=0.4, alpha=0.35)
+                axes.plot(each[:, 0], each[:, column], color=color, linestyle=line, linewidth=0.5, alpha=0.5)
             style = {"color": color, "linestyle": line, "linewidth": 1.6, "marker": marker, "markersize": 6}
             axes.plot(mean[:, 0], mean[:, column], label=name, **style)
         axes.set_title(f"{NAMES[model]}, {len(by_fold)} fold{'s' * (len(by_fold) > 1)}")

@@ -154,6 +154,15 @@ def test_accuracy_of_each_subject_equals_scikit_learn(run):
         assert share == pytest.approx(np.bincount(label).max() / len(label), abs=1e-12)
 
 
+def test_the_more_frequent_label_of_a_subject_may_be_either():
+    predictions = np.zeros(9, training.PREDICTION_DTYPE)
+    predictions["segment"], predictions["label"] = [0, 1, 2, 3, 4, 5, 6, 7, 8], [1, 1, 1, 0, 0, 0, 0, 0, 1]
+    predictions["probability"] = [0.9, 0.5, 0.6, 0.1, 0.2, 0.5, 0.51, 0.3, 0.7]
+    subject = np.array(["A"] * 4 + ["B"] * 5 + ["C"])  # C was not tested
+    found = figures.accuracy_by_subject(predictions, subject)
+    assert found == {"A": (3 / 4, 3 / 4), "B": (4 / 5, 4 / 5)}
+
+
 def test_losses_are_those_of_the_log_lines(run):
     logs = report.read_logs(run)
     assert list(logs) == ["arousal", "arousal-random"] and list(logs["arousal"]) == [
