@@ -84,15 +84,20 @@ class Run:
         return rows
 
     def labelled(
-        self, fold: int, target: str, shuffle_labels: bool = False, label_fraction: float = 1.0
+        self,
+        fold: int,
+        target: str,
+        shuffle_labels: bool = False,
+        label_fraction: float = 1.0,
+        leave_out: list | None = None,
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """The rated rows of `train`, `validation` and `test`, and the labels (n,) int8 of all rows.
 
         shuffle_labels: those of training and validation are dealt anew by `shuffle_within_subject`, those of the test
         stay true. label_fraction: `train` is what `share_of_trials` leaves of it; the threshold is still the one that
         all ratings give, so that each fraction is tested on the same labels. Both are drawn from the run's seed and
-        the fold. Raises ValueError where a part has no rating or training knows one class only; says where another
-        part does.
+        the fold. leave_out [J, K]: `train` is without its part J of K (`training_parts`). Raises ValueError where a
+        part has no rating or training knows one class only; says where another part does.
         """
         table, seed = self.data.table, self.settings["seed"]
         rows = self.split(fold)
@@ -104,6 +109,9 @@ class Run:
         if label_fraction < 1:
             random = np.random.default_rng([seed, fold, 2])
             parts["train"] = share_of_trials(table, labels, parts["train"], label_fraction, random)
+        if leave_out:
+            left_out, among = leave_out
+            parts["train"] = parts["train"][self.training_parts(fold, parts["train"], among) != left_out]
         for name, part in parts.items():
             found = np.unique(labels[part])
             if len(found) == 2:
@@ -116,6 +124,21 @@ class Run:
         counts = ", ".join(f"{len(part)} {name}" for name, part in parts.items())
         print(f"fold {fold}, {target}: {counts} segments")
         return parts, labels
+
+    def training_parts(self, fold: int, train: np.ndarray, parts: int) -> np.ndarray:
+        """(n,) part 0..parts-1 of each of the rows `train`, dealt like the folds: whole units of the split.
+
+        Drawn from fold_seed and the fold. Raises ValueError where there are fewer units than parts.
+        """
+        table, split = self.data.table, self.settings["split"]
+        unit = units(table, split)[train]
+        found = len(np.unique(unit))
+        if found < parts:
+            raise ValueError(
+                f"{self.data.folder}/segments.npy: expected {parts} units of --split {split} or more in the train part "
+                f"of fold {fold}, found {found}; use fewer parts"
+            )
+        return deal(unit, strata(table)[train], parts, np.random.default_rng([self.settings["fold_seed"], fold, parts]))
 
     def labels(self, target: str, train: np.ndarray) -> np.ndarray:
         """(n,) int8 labels of `target`: 1 high, 0 low, -1 unrated. `train` (rows) serves the threshold `train`."""
@@ -411,3 +434,45 @@ def check_leaks(run: Run, rows: dict[str, np.ndarray], extra: list[Segments]) ->
                     f"{other.folder}: subject and trial {' '.join(sorted(both)[0])} of {manifest['dataset']} are held "
                     "out for validation or test; leave this set out of --extra"
                 )
+
+
+def open_test_sets(
+    run: Run, folders: list[Path], target: str, extra_sha256: list[str]
+) -> list[tuple[Segments, np.ndarray, np.ndarray]]:
+    """Other labelled sets that a model of the run is tested on: (data, rated rows, labels (n,) int8 of all rows) each.
+
+    Labels follow the run's threshold, applied to the other set's ratings alone. extra_sha256: the sets that the model
+    was pre-trained on besides the run's own. Raises ValueError where a set has no rating, holds recordings of the run
+    or was pre-trained on, where two bear one name, or the threshold is the mean of the run's training part.
+    """
+    if folders and run.settings["threshold"] == "train":
+        raise ValueError(
+            "--test-data: expected --threshold global, subject or a number, found train, which is the mean of this "
+            "run's training part and has no counterpart in another set; use another --run"
+        )
+    own, names, sets = {source["sha256"]: source["file"] for source in run.data.manifest["sources"]}, {}, []
+    for folder in folders:
+        data = open_segments(folder)
+        name = data.manifest["dataset"]
+        if name == run.settings["data_set"]:
+            raise ValueError(f"{folder}: is {name}, the data set of {run.data.folder}; leave it out of --test-data")
+        for source in data.manifest["sources"]:
+            if source["sha256"] in own:
+                raise ValueError(
+                    f"{folder}: its source {source['file']} is the file {own[source['sha256']]} of {run.data.folder}, "
+                    "which this run trains on; leave it out of --test-data"
+                )
+        if data_sha256(data) in extra_sha256:
+            raise ValueError(
+                f"{folder}: the model was pre-trained on it (pretrain.py --extra), so nobody in it is new to the "
+                "model; leave it out of --test-data, or pre-train another --run without it"
+            )
+        if name in names:
+            raise ValueError(f"{folder}: is {name}, as is {names[name]}; give one of them to --test-data at a time")
+        names[name] = folder
+        found = labels(data.table, target, run.settings["threshold"])
+        rows = rated(found, np.arange(len(found)))
+        if len(rows) == 0:
+            raise ValueError(f"{folder}/segments.npy: no {target} rating; leave it out of --test-data")
+        sets.append((data, rows, found))
+    return sets
