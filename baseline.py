@@ -1,11 +1,20 @@
-"""What a simple model reaches on the very folds of a run: logistic regression on band power, asymmetry and heart rate.
+"""What simple models reach on the very folds of a run, written as finetune.py writes its test predictions.
 
     python baseline.py --run runs/paper                                          # every fold, target and modality
     python baseline.py --run runs/paper --modality both --target arousal --fold 3
 
-writes runs/paper/classical-both/fold3/arousal.npy, the predictions on the test fold as finetune.py writes them, and
-beside it arousal.json: what they were made from, the features, and the regularisation chosen. Scaling, imputation and
-that choice see training rows alone, those that the network's weights are fitted on; the validation part is not used.
+is logistic regression on band power, asymmetry and heart rate of the prepared segments, one prediction a segment:
+runs/paper/classical-both/fold3/arousal.npy, and beside it arousal.json: what it was made from, the features, and what
+was chosen. Imputation, scaling, selection and choices see training rows alone, those that the network's weights are
+fitted on; the validation part is not used.
+
+    python baseline.py --model amigos --raw ~/AMIGOS --run runs/people
+
+is the baseline of AMIGOS (reference [6] of the paper): features of whole trials, taken from the files of AMIGOS, for it
+uses 14 channels of EEG and skin resistance; the best by Fisher score; Gaussian naive Bayes; fused by the mean of the
+three probabilities (assumed). Each segment gets its trial's probability. It needs a run that leaves one subject out:
+--split subject --n-folds <number of subjects> --threshold subject. Features are z-scored over all trials of a subject,
+those of the test subject included, without labels (assumed).
 """
 
 import argparse
@@ -18,10 +27,13 @@ import numpy as np
 import scipy
 import sklearn
 import torch
+from scipy.special import logit
+from sklearn.feature_selection import SelectKBest
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV, GroupKFold
+from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
@@ -30,9 +42,12 @@ import features
 import folds
 import paper
 import training
+from datasets import amigos
 from segments import sha256_of_file
 
-MODALITIES = {"classical": ("eeg", "ecg", "both")}
+MODALITIES = {"classical": ("eeg", "ecg", "both"), "amigos": ("eeg", "ecg", "gsr", "fused")}
+HYPER_PARAMETERS = {"classical": ("regularisation", "inner_folds"), "amigos": ("n_features", "inner_folds")}
+SINGLE = {"both": ("eeg", "ecg"), "fused": ("eeg", "ecg", "gsr")}  # what the others are made of
 BATCH = 256  # segments whose features are computed at once
 
 
@@ -40,7 +55,9 @@ def parse() -> argparse.Namespace:
     whole = paper.positive(int, zero=True)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=MODALITIES, default="classical", help="default: %(default)s (assumed)")
-    parser.add_argument("--modality", nargs="+", help="eeg, ecg, both (default: all that the data hold; assumed)")
+    parser.add_argument(
+        "--modality", nargs="+", help="eeg, ecg, both; of --model amigos eeg, ecg, gsr, fused (default: all; assumed)"
+    )
     parser.add_argument(
         "--target",
         nargs="+",
@@ -50,6 +67,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--fold", nargs="+", type=whole, metavar="K", help="test folds, counted from 0 (default: all; paper 5)"
     )
+    parser.add_argument("--raw", type=Path, help="folder with the files of AMIGOS, for --model amigos")
     folds.add_flags(parser)
     group = parser.add_argument_group("hyper-parameters")
     group.add_argument(
@@ -58,7 +76,16 @@ def parse() -> argparse.Namespace:
         nargs="+",
         default=[1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0],
         metavar="C",
-        help="inverse strengths to choose from by cross-validated log loss (default: 1e-4 to 100; assumed)",
+        help="inverse strengths to choose from by cross-validated log loss, for --model classical (default: 1e-4 to 100; assumed)",
+    )
+    group.add_argument(
+        "--n-features",
+        type=paper.positive(int),
+        nargs="+",
+        default=[5, 10, 20, 40],
+        metavar="N",
+        help="numbers of features with the highest Fisher score, to choose from by cross-validated macro F1, for "
+        "--model amigos (default: 5 10 20 40; assumed)",
     )
     group.add_argument(
         "--inner-folds",
@@ -82,6 +109,8 @@ def parse() -> argparse.Namespace:
     for fold in args.fold:
         if fold >= args.n_folds:
             raise ValueError(f"--fold {fold}: expected 0 to {args.n_folds - 1}, as the run has {args.n_folds} folds")
+    if args.model == "amigos" and args.raw is None:
+        raise ValueError("--model amigos: needs --raw, the folder with the files of AMIGOS")
     if args.inner_folds < 2:
         raise ValueError(f"--inner-folds {args.inner_folds}: expected 2 or more")
     return args
@@ -96,8 +125,7 @@ def predictions_path(args: argparse.Namespace, modality: str, fold: int, target:
 
 def identity_of(args: argparse.Namespace, run: folds.Run, modality: str, fold: int, target: str) -> dict:
     """What predictions must agree with to be those of this call."""
-    names = ("threshold", "model", "regularisation", "inner_folds")
-    chosen = {name: getattr(args, name) for name in names}
+    chosen = {name: getattr(args, name) for name in ("threshold", "model", *HYPER_PARAMETERS[args.model])}
     return {**run.identity, "fold": fold, "target": target, "modality": modality, **chosen}
 
 
@@ -243,11 +271,142 @@ def pending(args: argparse.Namespace, run: folds.Run, modalities, targets) -> li
     ]
 
 
+# ---- the AMIGOS baseline --------------------------------------------------------------------------------------------
+
+
+def check_amigos(run: folds.Run) -> None:
+    """ValueError unless the run leaves one subject of AMIGOS, or of a cohort in its layout, out at a time."""
+    name, settings = run.data.manifest["dataset"], run.settings
+    if name not in ("amigos", "simulated"):
+        raise ValueError(f"{run.data.folder}: --model amigos expects the data set amigos or simulated, found {name}")
+    subjects = [np.unique(run.data.table["subject"][run.folds == fold]) for fold in range(settings["n_folds"])]
+    if (
+        settings["split"] != "subject"
+        or settings["threshold"] != "subject"
+        or {len(found) for found in subjects} != {1}
+    ):
+        rated = len(np.unique(run.data.table["subject"][run.folds >= 0]))
+        raise ValueError(
+            f"{run.folder}: --model amigos leaves one subject out and expects a run with --split subject --n-folds "
+            f"{rated} --threshold subject, found --split {settings['split']} --n-folds {settings['n_folds']} "
+            f"--threshold {settings['threshold']}; use another --run"
+        )
+
+
+def trial_features(raw: Path, run: folds.Run) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, list[str]]]:
+    """Features of the rated trials, from the files that the run's data were prepared from.
+
+    Returns the row (n,) of each segment's trial in the features, -1 for the others, kind -> (trials, F), z-scored by
+    subject, and kind -> names. Raises ValueError where a file or a trial is missing or another.
+    """
+    table, manifest = run.data.table, run.data.manifest
+    trial_of = np.where(run.folds >= 0, folds.trials(table), -1)
+    numbers, first = np.unique(trial_of[trial_of >= 0], return_index=True)
+    keys = table[["subject", "trial"]][np.flatnonzero(trial_of >= 0)[first]].tolist()
+    place = {tuple(key): number for number, key in enumerate(keys)}
+    paths = {path.name: path for path in amigos.sources(raw)}
+    rows: dict[str, list] = {kind: [None] * len(place) for kind in SINGLE["fused"]}
+    names, eeg = {}, amigos.COLUMNS[:14]
+    begin = round(manifest["preprocessing"].get("drop_baseline", 0.0) * amigos.RATE)
+    wanted = [source for source in manifest["sources"] if any(tuple(trial) in place for trial in source["trials"])]
+    for source in tqdm(wanted, desc="features of trials", unit="file", disable=None, leave=False):
+        path = paths.get(Path(source["file"]).name)
+        if path is None:
+            raise FileNotFoundError(
+                2, f"no such file; {run.data.folder} was prepared from it", f"{raw}/{source['file']}"
+            )
+        if sha256_of_file(path) != source["sha256"]:
+            raise ValueError(f"{path}: not the file that {run.data.folder} was prepared from; prepare the data again")
+        subject = amigos.FILE.fullmatch(path.name)[1]
+        for video, signals, _, _ in amigos.videos(path):
+            number = place.get((subject, video))
+            if number is None:
+                continue
+            signals = signals[begin:].T.astype(float)
+            ecg, gsr = signals[amigos.COLUMNS.index("left")], signals[amigos.COLUMNS.index("GSR")]
+            try:
+                found = {
+                    "eeg": features.amigos_eeg_features(signals[:14], amigos.RATE, eeg),
+                    "ecg": features.amigos_ecg_features(ecg, amigos.RATE),
+                    "gsr": features.amigos_gsr_features(gsr, amigos.RATE),
+                }
+            except ValueError as error:
+                raise ValueError(f"{path}: video {video}: {error}")
+            for kind, (values, names[kind]) in found.items():
+                rows[kind][number] = values
+    missing = [key for key, number in place.items() if rows["eeg"][number] is None]
+    if missing:
+        raise ValueError(f"{raw}: trial {missing[0][1]} of {missing[0][0]} is missing; prepare the data again")
+    by_kind = {}
+    for kind, values in rows.items():
+        by_kind[kind] = np.stack(values)
+        if without := int(np.isnan(by_kind[kind]).any(axis=1).sum()):
+            print(f"{without} of {len(place)} trials lack {kind} features: they get the training trials' medians")
+        for subject in {key[0] for key in keys}:
+            own = [number for key, number in place.items() if key[0] == subject]
+            by_kind[kind][own] = z_score(by_kind[kind][own])
+    return np.where(trial_of >= 0, np.searchsorted(numbers, trial_of), -1), by_kind, names
+
+
+def z_score(x: np.ndarray) -> np.ndarray:
+    """(n, F) with zero mean and unit variance in each column, over what is not NaN; 0 where it is constant."""
+    values = np.ma.masked_invalid(x)
+    sd = values.std(axis=0).filled(0)
+    return ((values - values.mean(axis=0)) / np.where(sd > 0, sd, 1)).filled(np.nan)
+
+
+def amigos_baseline(args: argparse.Namespace, run: folds.Run, modalities: list[str], targets: list[str]) -> list[dict]:
+    """Write the predictions of the AMIGOS baseline that are not there yet; their records."""
+    check_amigos(run)
+    work = pending(args, run, modalities, targets)
+    if not work:
+        return []
+    trial_of, by_kind, names = trial_features(args.raw, run)
+    run.start()
+    records = []
+    for target, fold in tqdm(list(dict.fromkeys(pair[:2] for pair in work)), unit="fold", disable=None, leave=False):
+        asked = [modality for each, number, modality in work if (each, number) == (target, fold)]
+        parts, labels = run.labelled(fold, target)
+        trials, first = np.unique(trial_of[parts["train"]], return_index=True)
+        rows = parts["train"][first]  # one segment of each training trial
+        probability, chosen = {}, {}
+        for kind in SINGLE["fused"] if "fused" in asked else asked:
+            x = by_kind[kind]
+            model = Pipeline(
+                [
+                    ("impute", SimpleImputer(strategy="median", keep_empty_features=True)),
+                    ("scale", StandardScaler()),  # the variance that GaussianNB adds is a share of the largest
+                    ("select", SelectKBest(features.fisher_score)),
+                    ("bayes", GaussianNB()),
+                ]
+            )
+            grid = {"select__k": sorted({min(count, x.shape[1]) for count in args.n_features})}
+            subject = run.data.table["subject"][rows]
+            fitted, best = choose(model, grid, x[trials], labels[rows], subject, args.inner_folds, "f1_macro")
+            probability[kind] = fitted.predict_proba(x[trial_of[parts["test"]]])[:, 1]
+            kept = fitted["select"].get_support()
+            chosen[kind] = {"n_features": best["select__k"], "features": list(np.array(names[kind])[kept])}
+        if "fused" in asked:
+            probability["fused"] = np.mean([probability[kind] for kind in SINGLE["fused"]], axis=0)
+        for modality in asked:
+            used = SINGLE.get(modality, (modality,))
+            record = {
+                "identity": identity_of(args, run, modality, fold, target),
+                "chosen": {kind: chosen[kind] for kind in used},
+                "train_trials": len(trials),
+            }
+            path = predictions_path(args, modality, fold, target)
+            records.append(write(path, parts["test"], labels, logit(probability[modality]), record))
+    return records
+
+
 # ---- the script -----------------------------------------------------------------------------------------------------
 
 
 def asked_modalities(args: argparse.Namespace, run: folds.Run) -> list[str]:
     """Those of --modality, or all that the prepared signals allow."""
+    if args.model == "amigos":
+        return list(dict.fromkeys(args.modality or MODALITIES["amigos"]))
     found = run.data.signals
     possible = [name for name in MODALITIES["classical"] if name in found or (name == "both" and len(found) == 2)]
     for modality in args.modality or ():
@@ -274,7 +433,8 @@ def main() -> None:
     with redirect_stdout(sys.stderr) if args.json else nullcontext():
         run = folds.open_run(args)
         targets = asked_targets(args, run)
-        records = classical(args, run, asked_modalities(args, run), targets)
+        model = classical if args.model == "classical" else amigos_baseline
+        records = model(args, run, asked_modalities(args, run), targets)
     if args.json:
         print(json.dumps(records, indent=1))
 

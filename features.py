@@ -117,3 +117,91 @@ def heart_features(beats: np.ndarray) -> np.ndarray:
 def ecg_features(signals: np.ndarray, rate: float) -> tuple[np.ndarray, list[str]]:
     """(n, 1, L) ECG -> (n, 7) heart-rate features, NaN where there are too few beats, and their names."""
     return np.stack([heart_features(beats) for beats in find_beats(signals[:, 0], rate)]), list(HEART)
+
+
+# ---- the AMIGOS baseline: features of a whole trial, which lasts 10 s or more ---------------------------------------
+# Their kinds are those of Miranda-Correa et al. (2018), reference [6] of the paper; how exactly they are computed is
+# assumed throughout. A signal with NaN in it has features of NaN.
+
+AMIGOS_BANDS = {"theta": (3, 7), "slow alpha": (8, 10), "alpha": (8, 13), "beta": (14, 29), "gamma": (30, 47)}  # Hz
+INTERVAL_BANDS = ((0, 0.04), (0.04, 0.15), (0.15, 0.4))  # Hz
+SHORTEST_FOR_INTERVAL_POWER = 10  # s, below which a band may hold no frequency
+INTERVAL_RATE = 4  # Hz, to which the intervals between beats are interpolated
+SLOW_SECONDS = 20  # Welch windows for the power of ECG and skin resistance
+ECG_EDGES = np.arange(61) / 10  # Hz, 60 bins from 0 to 6
+GSR_EDGES = np.arange(11) * 0.24  # Hz, 10 bins from 0 to 2.4
+GSR_NOISY_POINTS = 20  # at the start of a recording of AMIGOS
+SHAPE = ("mean", "SD", "skewness", "kurtosis", "share above mean + SD", "share below mean - SD")
+
+
+def shape_statistics(values: np.ndarray) -> list[float]:
+    """(n,) -> SHAPE: mean, SD, third and fourth standardised moment, and the shares beyond one SD."""
+    mean, sd = values.mean(), values.std()
+    standard = (values - mean) / max(sd, 1e-9)
+    return [mean, sd, (standard**3).mean(), (standard**4).mean(), (standard > 1).mean(), (standard < -1).mean()]
+
+
+def amigos_eeg_features(eeg: np.ndarray, rate: float, channels) -> tuple[np.ndarray, list[str]]:
+    """(14, n) EEG -> (105,) log powers of 14 channels in 5 bands and asymmetries of 7 pairs in them, and their names."""
+    values, names = eeg_features(eeg[None], rate, channels, AMIGOS_BANDS)
+    return values[0], names
+
+
+def amigos_ecg_features(ecg: np.ndarray, rate: float) -> tuple[np.ndarray, list[str]]:
+    """(n,) ECG -> (77,) statistics of beat intervals (s) and heart rate (beats/min), log powers, and their names."""
+    names = [f"{what} {statistic}" for what in ("interval", "heart rate") for statistic in SHAPE]
+    names += ["RMSSD", "pNN50", *(f"interval power {low:g}-{high:g} Hz" for low, high in INTERVAL_BANDS)]
+    names += [f"power {low:g}-{high:g} Hz" for low, high in zip(ECG_EDGES, ECG_EDGES[1:])]
+    if not np.isfinite(ecg).all():
+        return np.full(len(names), np.nan), names
+    beats = find_beats(ecg[None], rate)[0]
+    interval, difference = intervals(beats)
+    statistics = np.full(2 * len(SHAPE) + 2, np.nan)
+    interval_power = np.full(len(INTERVAL_BANDS), np.nan)
+    if len(difference) >= 2:
+        statistics[:] = [
+            *shape_statistics(interval),
+            *shape_statistics(60 / interval),
+            np.sqrt((difference**2).mean()),
+            (np.abs(difference) > 0.05).mean(),
+        ]
+        ends = np.cumsum(interval)  # implausible intervals are closed up
+        time = np.arange(ends[0], ends[-1], 1 / INTERVAL_RATE)
+        seconds = len(time) / INTERVAL_RATE
+        if seconds >= SHORTEST_FOR_INTERVAL_POWER:
+            even = np.interp(time, ends, interval)
+            interval_power = band_powers(even, INTERVAL_RATE, INTERVAL_BANDS, seconds)
+    power = band_powers(ecg, rate, zip(ECG_EDGES, ECG_EDGES[1:]), SLOW_SECONDS)
+    return np.concatenate([statistics, interval_power, power]), names
+
+
+def amigos_gsr_features(gsr: np.ndarray, rate: float) -> tuple[np.ndarray, list[str]]:
+    """(n,) skin resistance in ohm -> (16,) level, slope (ohm/s), falls and rises, log powers, and their names.
+
+    Slopes are those of the signal below 2.4 Hz, where its power is taken, for its noise alternates from point to point.
+    """
+    names = ["mean", "mean slope", "mean falling slope", "share falling", "minima per s", "mean rise time"]
+    names += [f"power {low:.2f}-{high:.2f} Hz" for low, high in zip(GSR_EDGES, GSR_EDGES[1:])]
+    gsr = gsr[GSR_NOISY_POINTS:]
+    if not np.isfinite(gsr).all():
+        return np.full(len(names), np.nan), names
+    smooth = sp.sosfiltfilt(sp.butter(2, GSR_EDGES[-1], fs=rate, output="sos"), gsr)
+    slope = np.diff(smooth) * rate
+    falls, rises = slope < 0, slope > 0
+    starts = np.count_nonzero(rises & np.r_[True, ~rises[:-1]])
+    values = [
+        gsr.mean(),
+        slope.mean(),
+        slope[falls].mean() if falls.any() else 0.0,
+        falls.mean(),
+        np.count_nonzero(falls[:-1] & rises[1:]) / len(gsr) * rate,
+        np.count_nonzero(rises) / rate / max(starts, 1),
+    ]
+    return np.concatenate([values, band_powers(gsr, rate, zip(GSR_EDGES, GSR_EDGES[1:]), SLOW_SECONDS)]), names
+
+
+def fisher_score(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(n, F) features and (n,) labels 0 and 1 -> (F,) squared distance of the class means over the sum of variances."""
+    low, high = x[y == 0], x[y == 1]
+    spread = low.var(axis=0) + high.var(axis=0)
+    return (high.mean(axis=0) - low.mean(axis=0)) ** 2 / np.where(spread > 0, spread, np.inf)
