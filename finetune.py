@@ -4,6 +4,8 @@
 
 writes runs/paper/eeg/fold3/arousal.pt, arousal.jsonl with one line an epoch, and arousal.npy, the predictions on the
 test fold, made once after the last epoch. `--init random` is the paper's "no pre-training": arousal-random.pt, .npy.
+Other variants have names of their own too: `--shuffle-labels` writes arousal-shuffled.pt; `--init random --freeze`, a
+classifier on random features, arousal-random-frozen.pt.
 """
 
 import argparse
@@ -24,9 +26,7 @@ def parse() -> tuple[argparse.Namespace, dict | None]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--modality", choices=paper.MODALITIES, required=True, help="signals to use (paper 3)")
     parser.add_argument("--target", choices=paper.TARGETS, required=True, help="what to recognise (paper 3.2.2)")
-    parser.add_argument(
-        "--init", choices=("pretrained", "random"), default="pretrained", help="first weights (paper 3.2.2, 5.1)"
-    )
+    training.add_variant_flags(parser)
     folds.add_flags(parser)
     training.add_flags(parser)
     paper.add_flags(parser, paper.FINETUNE)
@@ -56,7 +56,7 @@ def folder(args: argparse.Namespace):
 def main() -> None:
     args, pretrained = parse()
     run = folds.open_run(args)
-    rows, labels = run.labelled(args.fold, args.target)
+    rows, labels = run.labelled(args.fold, args.target, args.shuffle_labels, args.label_fraction)
     identity = {**run.identity, "fold": args.fold, "modality": args.modality}
     path = folder(args) / "pretrain.pt"
     if pretrained:
@@ -66,9 +66,10 @@ def main() -> None:
                 f"{path}: pre-training stopped after {pretrained['epoch']} of {pretrained['flags']['epochs']} epochs; "
                 "call pretrain.py again to finish it"
             )
-    identity |= {"target": args.target, "threshold": args.threshold, "init": args.init}
+    identity |= {"target": args.target, "threshold": args.threshold}
+    identity |= {name: getattr(args, name) for name in training.VARIANT}
     identity["init_sha256"] = sha256_of_file(path) if pretrained else None
-    name = args.target + ("-random" if args.init == "random" else "")
+    name = args.target + training.variant(args)
     path, predictions = folder(args) / f"{name}.pt", folder(args) / f"{name}.npy"
     if training.is_done(path, predictions, identity, args):
         return
@@ -89,10 +90,18 @@ def main() -> None:
     if pretrained:
         training.load_weights(model, folder(args) / "pretrain.pt", pretrained["model"], without="classifier.")
     model.to(args.device)
-    print(f"{parameter_count(model):,} parameters, on {args.device} in {args.precision}")
+    trained = model.classifier if args.freeze else model
+    print(f"{parameter_count(trained):,} parameters, on {args.device} in {args.precision}")
+    if args.freeze:
+        # Without a gradient, Adam leaves the weights that made these alone.
+        seen = np.concatenate([train, validation])
+        cls = training.predict(lambda batch: model.encode(batch, cls_only=True)[:, 0], model, signals, seen, args)
 
     def loss(places, generator):
-        logits = model.classify(signals.batch(places, args.device))
+        if args.freeze:
+            logits = model.classifier(cls[places]).squeeze(-1)
+        else:
+            logits = model.classify(signals.batch(places, args.device))
         return F.binary_cross_entropy_with_logits(logits.float(), truth[places])
 
     origin = training.origin(run.data, [args.modality])

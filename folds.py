@@ -83,14 +83,27 @@ class Run:
                 )
         return rows
 
-    def labelled(self, fold: int, target: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    def labelled(
+        self, fold: int, target: str, shuffle_labels: bool = False, label_fraction: float = 1.0
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """The rated rows of `train`, `validation` and `test`, and the labels (n,) int8 of all rows.
 
-        Raises ValueError where a part has no rating or training knows one class only; says where another part does.
+        shuffle_labels: those of training and validation are dealt anew by `shuffle_within_subject`, those of the test
+        stay true. label_fraction: `train` is what `share_of_trials` leaves of it; the threshold is still the one that
+        all ratings give, so that each fraction is tested on the same labels. Both are drawn from the run's seed and
+        the fold. Raises ValueError where a part has no rating or training knows one class only; says where another
+        part does.
         """
+        table, seed = self.data.table, self.settings["seed"]
         rows = self.split(fold)
         labels = self.labels(target, rows["train"])
         parts = {name: rows[name][labels[rows[name]] >= 0] for name in ("train", "validation", "test")}
+        if shuffle_labels:
+            seen = np.concatenate([parts["train"], parts["validation"]])
+            labels = shuffle_within_subject(table, labels, seen, np.random.default_rng([seed, fold, 1]))
+        if label_fraction < 1:
+            random = np.random.default_rng([seed, fold, 2])
+            parts["train"] = share_of_trials(table, labels, parts["train"], label_fraction, random)
         for name, part in parts.items():
             found = np.unique(labels[part])
             if len(found) == 2:
@@ -171,9 +184,7 @@ def assign_folds(table: np.ndarray, split: str, n_folds: int, fold_seed: int) ->
     dealt = (unit >= 0) & np.isin(unit, unit[is_rated])
     found = len(np.unique(unit[dealt]))
     if found < n_folds:
-        raise ValueError(
-            f"--n-folds {n_folds}: --split {split} has only {found} units with a rating; use fewer folds"
-        )
+        raise ValueError(f"--n-folds {n_folds}: --split {split} has only {found} units with a rating; use fewer folds")
     folds = np.where(unit >= 0, NO_FOLD, DROPPED).astype(np.int8)
     folds[dealt] = deal(unit[dealt], strata(table)[dealt], n_folds, np.random.default_rng(fold_seed))
     return folds
@@ -202,6 +213,46 @@ def labels(table: np.ndarray, target: str, threshold: str, train: np.ndarray | N
     else:
         limit = float(threshold)
     return np.where(np.isnan(rating), -1, rating > limit).astype(np.int8)
+
+
+def shuffle_within_subject(
+    table: np.ndarray, labels_: np.ndarray, rows: np.ndarray, random: np.random.Generator
+) -> np.ndarray:
+    """`labels_` (n,) with those of `rows` (rated) dealt anew among the trials of each subject.
+
+    The segments of a trial keep one label between them, and the trials of a subject the same number of each label. So
+    a model can still learn how often a subject says high, but nothing of what the signals of a trial say: where a split
+    puts segments of a trial into both training and test, recognising the trial brings its shuffled label, which is
+    right as often as the subject's share of that label and no more.
+    """
+    shuffled, trial = labels_.copy(), trials(table)
+    for subject in np.unique(table["subject"][rows]):
+        own = rows[table["subject"][rows] == subject]
+        _, first, index = np.unique(trial[own], return_index=True, return_inverse=True)
+        shuffled[own] = random.permutation(labels_[own][first])[index]
+    return shuffled
+
+
+def share_of_trials(
+    table: np.ndarray, labels_: np.ndarray, rows: np.ndarray, fraction: float, random: np.random.Generator
+) -> np.ndarray:
+    """Those of `rows` (rated) that lie in a `fraction` of their trials, the same share of the low and of the high ones.
+
+    The same `random` gives nested shares: the trials of 0.1 are among those of 0.3. Whole trials are drawn under every
+    split; under one that shares trials between training and test, the test then also holds segments of trials that
+    training has no label of. Raises ValueError where no trial of a class would be left.
+    """
+    trial, chosen = trials(table)[rows], []
+    for label, name in enumerate(("low", "high")):
+        of_class = random.permutation(np.unique(trial[labels_[rows] == label]))
+        count = round(fraction * len(of_class))
+        if len(of_class) and count == 0:
+            raise ValueError(
+                f"--label-fraction {fraction:g}: expected at least one trial of each class, found none of the "
+                f"{len(of_class)} {name} ones of training; use a larger fraction"
+            )
+        chosen.append(of_class[:count])
+    return rows[np.isin(trial, np.concatenate(chosen))]
 
 
 def rated(labels_: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -3,7 +3,8 @@
     python fuse.py --target arousal --fold 3
 
 writes runs/paper/fused/fold3/arousal.pt, .jsonl and .npy. `--init random` fuses the models trained without
-pre-training. Both models stay frozen, so their features are computed once.
+pre-training; so does every flag that names a variant, and the fusion then learns from the same labels as they did.
+Both models stay frozen, so their features are computed once.
 """
 
 import argparse
@@ -22,9 +23,7 @@ from segments import sha256_of_file
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", choices=paper.TARGETS, required=True, help="what to recognise (paper 3.4)")
-    parser.add_argument(
-        "--init", choices=("pretrained", "random"), default="pretrained", help="which models to fuse (paper 5.3)"
-    )
+    training.add_variant_flags(parser)
     folds.add_flags(parser)
     training.add_flags(parser)
     paper.add_flags(parser, paper.FUSE)
@@ -38,15 +37,15 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     args = parse()
     run = folds.open_run(args)
-    rows, labels = run.labelled(args.fold, args.target)
-    name = args.target + ("-random" if args.init == "random" else "")
+    rows, labels = run.labelled(args.fold, args.target, args.shuffle_labels, args.label_fraction)
+    name = args.target + training.variant(args)
     places = [rows[part] for part in ("train", "validation", "test")]
     all_rows = np.concatenate(places)
     train, validation, test = np.split(np.arange(len(all_rows)), np.cumsum([len(part) for part in places])[:-1])
     truth = torch.from_numpy(labels[all_rows].astype(np.float32)).to(args.device)
 
     identity = {**run.identity, "fold": args.fold, "target": args.target}
-    identity |= {"threshold": args.threshold, "init": args.init}
+    identity |= {"threshold": args.threshold, **{name: getattr(args, name) for name in training.VARIANT}}
     bases = []
     for modality in paper.MODALITIES:
         path = args.run / modality / f"fold{args.fold}" / f"{name}.pt"

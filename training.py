@@ -29,6 +29,7 @@ CHECKPOINT = {  # key -> type
     **dict.fromkeys(("model", "optimizer", "schedule", "random", "flags", "identity", "channels", "versions"), dict),
     "epoch": int,
 }
+VARIANT = ("init", "freeze", "shuffle_labels", "label_fraction")  # flags that give a model files of its own
 FREE_FLAGS = ("run", "data", "extra", "device", "threads", "checkpoint_minutes", "fresh", "print_flags")  # on resuming
 FINITE_EVERY = 20  # steps between two looks at the loss: each look makes the CPU wait for the GPU
 
@@ -48,6 +49,62 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--fresh", action="store_true", help="start over, replacing what an earlier call wrote")
     group.add_argument("--print-flags", action="store_true", help="print every resolved flag as JSON and stop")
+
+
+def add_variant_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of VARIANT, which finetune.py and fuse.py share."""
+    group = parser.add_argument_group("variant of the single-modality models, named in the files: arousal-random.pt")
+    group.add_argument(
+        "--init", choices=("pretrained", "random"), default="pretrained", help="first weights (paper 3.2.2, 5.1, 5.3)"
+    )
+    group.add_argument(
+        "--freeze",
+        action="store_true",
+        help="train the classifier alone, on CNN, CLS and Transformer as --init left them, without dropout there "
+        "(-frozen; default: everything is trained, paper 3.2.2)",
+    )
+    add_label_flags(group)
+
+
+def add_label_flags(group) -> None:
+    """Those that change the labels of training, for models of any kind."""
+    group.add_argument(
+        "--shuffle-labels",
+        action="store_true",
+        help="control: deal the labels of training and validation anew among the trials of each subject, by --seed and "
+        "--fold; test labels stay true. What a model still scores above chance it owes to the share of high ratings "
+        "of a subject it has met (-shuffled; assumed)",
+    )
+    group.add_argument(
+        "--label-fraction",
+        type=share,
+        default=1.0,
+        metavar="X",
+        help="train on this share of the training trials of each class alone, drawn by --seed and --fold, those of a "
+        "smaller share among those of a larger; validation, test and threshold stay. Whole trials, also where --split "
+        "shares trials with the test (-fraction0.1; default: 1; assumed)",
+    )
+
+
+def share(text: str) -> float:
+    """The argparse type of a number above 0 and up to 1."""
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number above 0 and up to 1, found {text}")
+    return value
+
+
+def variant(args: argparse.Namespace) -> str:
+    """What the names of a model's files carry after the target: "", "-random", "-frozen-fraction0.1" ... ; a flag of
+    VARIANT that a script does not have is taken at its default."""
+    flags = vars(args)
+    parts = [
+        "-random" if flags.get("init") == "random" else "",
+        "-frozen" if flags.get("freeze") else "",
+        "-shuffled" if flags.get("shuffle_labels") else "",
+        f"-fraction{flags['label_fraction']:g}" if flags.get("label_fraction", 1.0) < 1 else "",
+    ]
+    return "".join(parts)
 
 
 def add_machine_flags(group) -> None:
@@ -220,7 +277,7 @@ def load_checkpoint(path: Path, needed_for: str) -> dict:
 
 
 def check_identity(path: Path, found: dict, expected: dict) -> None:
-    """ValueError where a checkpoint was made for other data, folds, fold, target or base models."""
+    """ValueError where a checkpoint was made for other data, folds, fold, target, variant or base models."""
     for key, value in expected.items():
         if found.get(key) != value:
             raise ValueError(

@@ -47,22 +47,23 @@ FINETUNE = {
     "lr_factor": 0.65,
     "lr_every": 45,
 }
+VARIANT = {"init": "pretrained", "freeze": False, "shuffle_labels": False, "label_fraction": 1.0}
 EXPECTED = [
     ("pretrain.py --modality eeg --fold 3", {**PRETRAIN, "modality": "eeg", "lr": 5e-4}),
     ("pretrain.py --modality ecg --fold 3", {**PRETRAIN, "modality": "ecg", "lr": 1e-3}),
     (
         "finetune.py --modality eeg --target arousal --fold 3",
-        {**FINETUNE, "init": "pretrained", "classifier_hidden": [64], "classifier_dropout": 0.6},
+        {**FINETUNE, **VARIANT, "classifier_hidden": [64], "classifier_dropout": 0.6},
     ),
     (
         "finetune.py --modality ecg --target valence --fold 3",
-        {**FINETUNE, "init": "pretrained", "classifier_hidden": [1024, 512], "classifier_dropout": 0.3},
+        {**FINETUNE, **VARIANT, "classifier_hidden": [1024, 512], "classifier_dropout": 0.3},
     ),
     (
         "fuse.py --target arousal --fold 3",
         {
             **RUN,
-            "init": "pretrained",
+            **VARIANT,
             "fusion_hidden": [64, 32],
             "fusion_dropout": 0.1,
             "epochs": 52,
