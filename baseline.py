@@ -18,6 +18,7 @@ those of the test subject included, without labels (assumed).
 """
 
 import argparse
+import itertools
 import json
 import sys
 from contextlib import nullcontext, redirect_stdout
@@ -42,11 +43,11 @@ import features
 import folds
 import paper
 import training
-from datasets import amigos
 from segments import sha256_of_file
 
 MODALITIES = {"classical": ("eeg", "ecg", "both"), "amigos": ("eeg", "ecg", "gsr", "fused")}
 HYPER_PARAMETERS = {"classical": ("regularisation", "inner_folds"), "amigos": ("n_features", "inner_folds")}
+LABELS = ("model", "threshold", "shuffle_labels", "label_fraction")
 SINGLE = {"both": ("eeg", "ecg"), "fused": ("eeg", "ecg", "gsr")}  # what the others are made of
 BATCH = 256  # segments whose features are computed at once
 
@@ -69,6 +70,8 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--raw", type=Path, help="folder with the files of AMIGOS, for --model amigos")
     folds.add_flags(parser)
+    group = parser.add_argument_group("labels of training, named in the files: arousal-shuffled.npy")
+    training.add_label_flags(group)
     group = parser.add_argument_group("hyper-parameters")
     group.add_argument(
         "--regularisation",
@@ -76,7 +79,8 @@ def parse() -> argparse.Namespace:
         nargs="+",
         default=[1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0],
         metavar="C",
-        help="inverse strengths to choose from by cross-validated log loss, for --model classical (default: 1e-4 to 100; assumed)",
+        help="inverse strengths to choose from by cross-validated log loss, for --model classical (default: 1e-4 to "
+        "100; assumed)",
     )
     group.add_argument(
         "--n-features",
@@ -105,7 +109,8 @@ def parse() -> argparse.Namespace:
     for modality in args.modality or ():
         if modality not in MODALITIES[args.model]:
             raise ValueError(f"--modality {modality}: expected {', '.join(MODALITIES[args.model])} for {args.model}")
-    args.fold = list(range(args.n_folds)) if args.fold is None else args.fold
+    args.regularisation, args.n_features = sorted(set(args.regularisation)), sorted(set(args.n_features))
+    args.fold = list(range(args.n_folds)) if args.fold is None else sorted(set(args.fold))
     for fold in args.fold:
         if fold >= args.n_folds:
             raise ValueError(f"--fold {fold}: expected 0 to {args.n_folds - 1}, as the run has {args.n_folds} folds")
@@ -120,12 +125,12 @@ def parse() -> argparse.Namespace:
 
 
 def predictions_path(args: argparse.Namespace, modality: str, fold: int, target: str) -> Path:
-    return args.run / f"{args.model}-{modality}" / f"fold{fold}" / f"{target}.npy"
+    return args.run / f"{args.model}-{modality}" / f"fold{fold}" / f"{target}{training.variant(args)}.npy"
 
 
 def identity_of(args: argparse.Namespace, run: folds.Run, modality: str, fold: int, target: str) -> dict:
     """What predictions must agree with to be those of this call."""
-    chosen = {name: getattr(args, name) for name in ("threshold", "model", *HYPER_PARAMETERS[args.model])}
+    chosen = {name: getattr(args, name) for name in (*LABELS, *HYPER_PARAMETERS[args.model])}
     return {**run.identity, "fold": fold, "target": target, "modality": modality, **chosen}
 
 
@@ -156,6 +161,22 @@ def is_done(path: Path, identity: dict, fresh: bool) -> bool:
     return True
 
 
+def pending(args: argparse.Namespace, run: folds.Run, modalities, targets) -> dict[tuple[str, int], list[str]]:
+    """(target, fold) -> modalities, of what is still to be done."""
+    work = {}
+    for target, fold, modality in itertools.product(targets, args.fold, modalities):
+        identity = identity_of(args, run, modality, fold, target)
+        if not is_done(predictions_path(args, modality, fold, target), identity, args.fresh):
+            work.setdefault((target, fold), []).append(modality)
+    return work
+
+
+def split_work(args: argparse.Namespace, run: folds.Run, work: dict) -> dict[tuple[str, int], tuple]:
+    """(target, fold) -> rows and labels, all before anything is written: any of them may be impossible."""
+    labelled = [run.labelled(fold, target, args.shuffle_labels, args.label_fraction) for target, fold in work]
+    return dict(zip(work, labelled))
+
+
 def write(path: Path, rows: np.ndarray, labels: np.ndarray, logits: np.ndarray, record: dict) -> dict:
     """Write predictions and, last, the record beside them; returns the record."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -168,6 +189,13 @@ def write(path: Path, rows: np.ndarray, labels: np.ndarray, logits: np.ndarray, 
 
 
 # ---- choosing on training rows --------------------------------------------------------------------------------------
+
+
+def pipeline(*steps: tuple) -> Pipeline:
+    """Imputation and scaling, then `steps`. Naive Bayes, too, needs scaled features: the variance that GaussianNB adds
+    to each is a share of the largest."""
+    impute = SimpleImputer(strategy="median", keep_empty_features=True)
+    return Pipeline([("impute", impute), ("scale", StandardScaler()), *steps])
 
 
 def choose(model: Pipeline, grid: dict, x: np.ndarray, y: np.ndarray, groups: np.ndarray, parts: int, score):
@@ -216,7 +244,8 @@ def classical(args: argparse.Namespace, run: folds.Run, modalities: list[str], t
     work = pending(args, run, modalities, targets)
     if not work:
         return []
-    kinds = [kind for kind in paper.MODALITIES if {kind, "both"} & {modality for _, _, modality in work}]
+    split = split_work(args, run, work)
+    kinds = [kind for kind in paper.MODALITIES if any({kind, "both"} & set(asked) for asked in work.values())]
     ratings = np.stack([run.data.table[target] for target in targets])
     rows = np.flatnonzero(~np.isnan(ratings).all(axis=0) & (run.folds >= 0))
     by_kind, names = {}, {}
@@ -226,49 +255,29 @@ def classical(args: argparse.Namespace, run: folds.Run, modalities: list[str], t
         by_kind[kind][rows] = found
     if "ecg" in kinds and (without := int(np.isnan(by_kind["ecg"][rows, 0]).sum())):
         print(f"{without} of {len(rows)} ECG segments have too few beats: they get the training rows' medians")
-    group = folds.units(run.data.table, run.settings["split"])
+    unit = folds.units(run.data.table, run.settings["split"])
 
-    model = Pipeline(
-        [
-            ("impute", SimpleImputer(strategy="median", keep_empty_features=True)),
-            ("scale", StandardScaler()),
-            ("regression", LogisticRegression(max_iter=1000)),
-        ]
-    )
-    grid = {"regression__C": sorted(args.regularisation)}
+    model = pipeline(("regression", LogisticRegression(max_iter=1000)))
+    grid = {"regression__C": args.regularisation}
     run.start()
-    records, current = [], None
-    for target, fold, modality in tqdm(work, unit="model", disable=None, leave=False):
-        if current != (target, fold):
-            parts, labels = run.labelled(fold, target)
-            current = target, fold
-        used = kinds if modality == "both" else [modality]
-        x = np.concatenate([by_kind[kind] for kind in used], axis=1)
+    records = []
+    for (target, fold), asked in tqdm(work.items(), unit="fold", disable=None, leave=False):
+        parts, labels = split[target, fold]
         train, test = parts["train"], parts["test"]
-        fitted, chosen = choose(model, grid, x[train], labels[train], group[train], args.inner_folds, negative_log_loss)
-        record = {
-            "identity": identity_of(args, run, modality, fold, target),
-            "chosen": {"regularisation": chosen["regression__C"]},
-            "train_segments": len(train),
-            "features": [f"{kind} {name}" for kind in used for name in names[kind]],
-        }
-        path = predictions_path(args, modality, fold, target)
-        records.append(write(path, test, labels, fitted.decision_function(x[test]), record))
+        for modality in asked:
+            used = SINGLE.get(modality, (modality,))
+            x = np.concatenate([by_kind[kind] for kind in used], axis=1)
+            y, groups = labels[train], unit[train]
+            fitted, chosen = choose(model, grid, x[train], y, groups, args.inner_folds, negative_log_loss)
+            record = {
+                "identity": identity_of(args, run, modality, fold, target),
+                "chosen": {"regularisation": chosen["regression__C"]},
+                "train_segments": len(train),
+                "features": [f"{kind} {name}" for kind in used for name in names[kind]],
+            }
+            path = predictions_path(args, modality, fold, target)
+            records.append(write(path, test, labels, fitted.decision_function(x[test]), record))
     return records
-
-
-def pending(args: argparse.Namespace, run: folds.Run, modalities, targets) -> list[tuple[str, int, str]]:
-    """(target, fold, modality) of what is still to be done."""
-    work = [(target, fold, modality) for target in targets for fold in args.fold for modality in modalities]
-    return [
-        (target, fold, modality)
-        for target, fold, modality in work
-        if not is_done(
-            predictions_path(args, modality, fold, target),
-            identity_of(args, run, modality, fold, target),
-            args.fresh,
-        )
-    ]
 
 
 # ---- the AMIGOS baseline --------------------------------------------------------------------------------------------
@@ -280,11 +289,8 @@ def check_amigos(run: folds.Run) -> None:
     if name not in ("amigos", "simulated"):
         raise ValueError(f"{run.data.folder}: --model amigos expects the data set amigos or simulated, found {name}")
     subjects = [np.unique(run.data.table["subject"][run.folds == fold]) for fold in range(settings["n_folds"])]
-    if (
-        settings["split"] != "subject"
-        or settings["threshold"] != "subject"
-        or {len(found) for found in subjects} != {1}
-    ):
+    by_subject = settings["split"] == settings["threshold"] == "subject"
+    if not by_subject or {len(found) for found in subjects} != {1}:
         rated = len(np.unique(run.data.table["subject"][run.folds >= 0]))
         raise ValueError(
             f"{run.folder}: --model amigos leaves one subject out and expects a run with --split subject --n-folds "
@@ -294,65 +300,22 @@ def check_amigos(run: folds.Run) -> None:
 
 
 def trial_features(raw: Path, run: folds.Run) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, list[str]]]:
-    """Features of the rated trials, from the files that the run's data were prepared from.
-
-    Returns the row (n,) of each segment's trial in the features, -1 for the others, kind -> (trials, F), z-scored by
-    subject, and kind -> names. Raises ValueError where a file or a trial is missing or another.
-    """
+    """The place (n,) of each rated segment's trial in the features, -1 of the others; kind -> (trials, F) features,
+    z-scored by subject; kind -> their names."""
     table, manifest = run.data.table, run.data.manifest
-    trial_of = np.where(run.folds >= 0, folds.trials(table), -1)
-    numbers, first = np.unique(trial_of[trial_of >= 0], return_index=True)
-    keys = table[["subject", "trial"]][np.flatnonzero(trial_of >= 0)[first]].tolist()
-    place = {tuple(key): number for number, key in enumerate(keys)}
-    paths = {path.name: path for path in amigos.sources(raw)}
-    rows: dict[str, list] = {kind: [None] * len(place) for kind in SINGLE["fused"]}
-    names, eeg = {}, amigos.COLUMNS[:14]
-    begin = round(manifest["preprocessing"].get("drop_baseline", 0.0) * amigos.RATE)
-    wanted = [source for source in manifest["sources"] if any(tuple(trial) in place for trial in source["trials"])]
-    for source in tqdm(wanted, desc="features of trials", unit="file", disable=None, leave=False):
-        path = paths.get(Path(source["file"]).name)
-        if path is None:
-            raise FileNotFoundError(
-                2, f"no such file; {run.data.folder} was prepared from it", f"{raw}/{source['file']}"
-            )
-        if sha256_of_file(path) != source["sha256"]:
-            raise ValueError(f"{path}: not the file that {run.data.folder} was prepared from; prepare the data again")
-        subject = amigos.FILE.fullmatch(path.name)[1]
-        for video, signals, _, _ in amigos.videos(path):
-            number = place.get((subject, video))
-            if number is None:
-                continue
-            signals = signals[begin:].T.astype(float)
-            ecg, gsr = signals[amigos.COLUMNS.index("left")], signals[amigos.COLUMNS.index("GSR")]
-            try:
-                found = {
-                    "eeg": features.amigos_eeg_features(signals[:14], amigos.RATE, eeg),
-                    "ecg": features.amigos_ecg_features(ecg, amigos.RATE),
-                    "gsr": features.amigos_gsr_features(gsr, amigos.RATE),
-                }
-            except ValueError as error:
-                raise ValueError(f"{path}: video {video}: {error}")
-            for kind, (values, names[kind]) in found.items():
-                rows[kind][number] = values
-    missing = [key for key, number in place.items() if rows["eeg"][number] is None]
-    if missing:
-        raise ValueError(f"{raw}: trial {missing[0][1]} of {missing[0][0]} is missing; prepare the data again")
-    by_kind = {}
-    for kind, values in rows.items():
-        by_kind[kind] = np.stack(values)
-        if without := int(np.isnan(by_kind[kind]).any(axis=1).sum()):
-            print(f"{without} of {len(place)} trials lack {kind} features: they get the training trials' medians")
-        for subject in {key[0] for key in keys}:
-            own = [number for key, number in place.items() if key[0] == subject]
-            by_kind[kind][own] = z_score(by_kind[kind][own])
-    return np.where(trial_of >= 0, np.searchsorted(numbers, trial_of), -1), by_kind, names
-
-
-def z_score(x: np.ndarray) -> np.ndarray:
-    """(n, F) with zero mean and unit variance in each column, over what is not NaN; 0 where it is constant."""
-    values = np.ma.masked_invalid(x)
-    sd = values.std(axis=0).filled(0)
-    return ((values - values.mean(axis=0)) / np.where(sd > 0, sd, 1)).filled(np.nan)
+    rated = np.flatnonzero(run.folds >= 0)
+    keys, place = np.unique(table[["subject", "trial"]][rated], return_inverse=True)
+    trial_of = np.full(len(table), -1)
+    trial_of[rated] = place.reshape(-1)
+    skip = manifest["preprocessing"].get("drop_baseline", 0.0)
+    by_kind, names = features.amigos_trials(raw, manifest["sources"], [tuple(key) for key in keys.tolist()], skip)
+    for kind, x in by_kind.items():
+        if without := int(np.isnan(x).any(axis=1).sum()):
+            print(f"{without} of {len(x)} trials lack {kind} features: they get the training trials' medians")
+        for subject in np.unique(keys["subject"]):
+            own = keys["subject"] == subject
+            x[own] = features.z_score(x[own])
+    return trial_of, by_kind, names
 
 
 def amigos_baseline(args: argparse.Namespace, run: folds.Run, modalities: list[str], targets: list[str]) -> list[dict]:
@@ -361,31 +324,24 @@ def amigos_baseline(args: argparse.Namespace, run: folds.Run, modalities: list[s
     work = pending(args, run, modalities, targets)
     if not work:
         return []
+    split = split_work(args, run, work)
     trial_of, by_kind, names = trial_features(args.raw, run)
+    model = pipeline(("select", SelectKBest(features.fisher_score)), ("bayes", GaussianNB()))
     run.start()
     records = []
-    for target, fold in tqdm(list(dict.fromkeys(pair[:2] for pair in work)), unit="fold", disable=None, leave=False):
-        asked = [modality for each, number, modality in work if (each, number) == (target, fold)]
-        parts, labels = run.labelled(fold, target)
+    for (target, fold), asked in tqdm(work.items(), unit="fold", disable=None, leave=False):
+        parts, labels = split[target, fold]
         trials, first = np.unique(trial_of[parts["train"]], return_index=True)
         rows = parts["train"][first]  # one segment of each training trial
         probability, chosen = {}, {}
         for kind in SINGLE["fused"] if "fused" in asked else asked:
             x = by_kind[kind]
-            model = Pipeline(
-                [
-                    ("impute", SimpleImputer(strategy="median", keep_empty_features=True)),
-                    ("scale", StandardScaler()),  # the variance that GaussianNB adds is a share of the largest
-                    ("select", SelectKBest(features.fisher_score)),
-                    ("bayes", GaussianNB()),
-                ]
-            )
             grid = {"select__k": sorted({min(count, x.shape[1]) for count in args.n_features})}
             subject = run.data.table["subject"][rows]
             fitted, best = choose(model, grid, x[trials], labels[rows], subject, args.inner_folds, "f1_macro")
             probability[kind] = fitted.predict_proba(x[trial_of[parts["test"]]])[:, 1]
             kept = fitted["select"].get_support()
-            chosen[kind] = {"n_features": best["select__k"], "features": list(np.array(names[kind])[kept])}
+            chosen[kind] = {"n_features": best["select__k"], "features": np.array(names[kind])[kept].tolist()}
         if "fused" in asked:
             probability["fused"] = np.mean([probability[kind] for kind in SINGLE["fused"]], axis=0)
         for modality in asked:

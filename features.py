@@ -6,9 +6,14 @@ two powers do not hold, but regularisation then favours it over other difference
 """
 
 import re
+from pathlib import Path
 
 import numpy as np
 from scipy import signal as sp
+from tqdm import tqdm
+
+from datasets import amigos
+from segments import sha256_of_file
 
 BANDS = {"delta": (1, 4), "theta": (4, 8), "alpha": (8, 13), "beta": (13, 30), "gamma": (30, 45)}  # Hz; assumed
 WELCH_SECONDS = 2  # assumed
@@ -123,6 +128,7 @@ def ecg_features(signals: np.ndarray, rate: float) -> tuple[np.ndarray, list[str
 # Their kinds are those of Miranda-Correa et al. (2018), reference [6] of the paper; how exactly they are computed is
 # assumed throughout. A signal with NaN in it has features of NaN.
 
+AMIGOS_CHANNELS = amigos.COLUMNS[:14]
 AMIGOS_BANDS = {"theta": (3, 7), "slow alpha": (8, 10), "alpha": (8, 13), "beta": (14, 29), "gamma": (30, 47)}  # Hz
 INTERVAL_BANDS = ((0, 0.04), (0.04, 0.15), (0.15, 0.4))  # Hz
 SHORTEST_FOR_INTERVAL_POWER = 10  # s, below which a band may hold no frequency
@@ -142,7 +148,7 @@ def shape_statistics(values: np.ndarray) -> list[float]:
 
 
 def amigos_eeg_features(eeg: np.ndarray, rate: float, channels) -> tuple[np.ndarray, list[str]]:
-    """(14, n) EEG -> (105,) log powers of 14 channels in 5 bands and asymmetries of 7 pairs in them, and their names."""
+    """(14, n) EEG -> (105,) log powers of 14 channels in 5 bands and asymmetries of 7 pairs, and their names."""
     values, names = eeg_features(eeg[None], rate, channels, AMIGOS_BANDS)
     return values[0], names
 
@@ -205,3 +211,47 @@ def fisher_score(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     low, high = x[y == 0], x[y == 1]
     spread = low.var(axis=0) + high.var(axis=0)
     return (high.mean(axis=0) - low.mean(axis=0)) ** 2 / np.where(spread > 0, spread, np.inf)
+
+
+def z_score(x: np.ndarray) -> np.ndarray:
+    """(n, F) -> zero mean and unit variance in each column over what is not NaN; 0 in a constant one."""
+    values = np.ma.masked_invalid(x)
+    sd = values.std(axis=0).filled(0)
+    return ((values - values.mean(axis=0)) / np.where(sd > 0, sd, 1)).filled(np.nan)
+
+
+def amigos_trials(raw, sources: list[dict], trials: list[tuple], skip: float):
+    """Features of whole trials from the files of AMIGOS below `raw`.
+
+    sources: those of the manifest of the prepared set; trials: (subject, trial) of each row wanted; skip: s left out
+    at the start of a trial. Returns kind -> (trials, F) for eeg, ecg and gsr, NaN where a signal holds NaN, and kind ->
+    names. Raises FileNotFoundError or ValueError where a file or a trial is missing, or is not the one prepared.
+    """
+    place = {trial: number for number, trial in enumerate(trials)}
+    paths = {path.name: path for path in amigos.sources(raw)}
+    rows, names = {kind: [None] * len(trials) for kind in ("eeg", "ecg", "gsr")}, {}
+    begin, rate = round(skip * amigos.RATE), amigos.RATE
+    wanted = [source for source in sources if any(tuple(trial) in place for trial in source["trials"])]
+    for source in tqdm(wanted, desc="features of trials", unit="file", disable=None, leave=False):
+        path = paths.get(Path(source["file"]).name)
+        if path is None:
+            raise FileNotFoundError(f"{raw}: {source['file']}, from which the set was prepared, is missing; name --raw")
+        if sha256_of_file(path) != source["sha256"]:
+            raise ValueError(f"{path}: not the file that the set was prepared from; prepare the data again")
+        subject = amigos.FILE.fullmatch(path.name)[1]
+        for video, signals, _, _ in amigos.videos(path):
+            number = place.get((subject, video))
+            if number is None:
+                continue
+            columns = dict(zip(amigos.COLUMNS, signals[begin:].T.astype(float)))
+            eeg = np.stack([columns[name] for name in AMIGOS_CHANNELS])
+            try:
+                rows["eeg"][number], names["eeg"] = amigos_eeg_features(eeg, rate, AMIGOS_CHANNELS)
+                rows["ecg"][number], names["ecg"] = amigos_ecg_features(columns["left"], rate)
+                rows["gsr"][number], names["gsr"] = amigos_gsr_features(columns["GSR"], rate)
+            except ValueError as error:
+                raise ValueError(f"{path}: video {video}: {error}")
+    for trial, number in place.items():
+        if rows["gsr"][number] is None:
+            raise ValueError(f"{raw}: trial {' '.join(trial)}, which was prepared, is missing; prepare the data again")
+    return {kind: np.stack(found) for kind, found in rows.items()}, names
