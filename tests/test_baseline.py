@@ -233,7 +233,7 @@ def pooled_auroc(folder, model, target):
 def test_what_is_planted_is_found_and_nothing_else(planted, nothing_planted):
     for model in ("classical-eeg", "classical-ecg", "classical-both", "amigos-eeg", "amigos-ecg", "amigos-fused"):
         assert pooled_auroc(planted, model, "arousal") > 0.8, model
-        assert 0.3 < pooled_auroc(nothing_planted, model, "arousal") < 0.7, model
+        assert 0.25 < pooled_auroc(nothing_planted, model, "arousal") < 0.75, model
     for model in ("classical-both", "amigos-fused"):
         assert pooled_auroc(planted, model, "valence") > 0.8, model
     assert pooled_auroc(planted, "amigos-gsr", "arousal") > 0.65  # the skin of the cohort follows arousal alone
