@@ -78,6 +78,7 @@ EXPECTED = [
         {"rate": 128, "low": 0.8, "high": 50.0, "filter_order": 8, "seconds_per_segment": 10, "normalise": "subject"},
     ),
     ("evaluate.py", {"run": "runs/paper"}),
+    ("baseline.py", {"run": "runs/paper", "data": "data/amigos", "model": "classical", "n_folds": 10}),
 ]
 NO_HYPER_PARAMETERS = {
     *("-h", "--dataset", "--run", "--data", "--raw", "--out", "--json", "--fresh", "--print-flags", "--check"),
