@@ -258,7 +258,7 @@ def without_nan(value):
 def main() -> None:
     args = parse()
     runs = [evaluate(path, args) for path in args.run]
-    printed = tables.all_tables(runs, details=args.details or args.json)
+    printed = tables.all_tables(runs)
     if args.report:
         import report
 

@@ -7,7 +7,7 @@ one that speaks of people who were not recorded. N resamples, S subjects, K fold
 
 import numpy as np
 from scipy import stats
-from sklearn import metrics
+from sklearn.metrics import roc_auc_score
 
 SCORES = ("accuracy", "f1", "balanced_accuracy", "auroc", "mcc")
 CONFIDENCE = 0.95  # paper 5
@@ -36,23 +36,33 @@ def score_of(score: str, label: np.ndarray, probability: np.ndarray) -> float:
     F1 is macro F1 over both classes (assumed; "between the two predicted classes", paper 5). Where `label` has one
     class alone, the scores that compare classes are NaN, and F1 is at most 0.5.
     """
-    predicted = probability > 0.5
-    if score == "accuracy":
-        return metrics.accuracy_score(label, predicted)
-    if score == "f1":
-        return metrics.f1_score(label, predicted, average="macro", labels=[0, 1], zero_division=0.0)
-    if len(np.unique(label)) < 2:
-        return np.nan
     if score == "auroc":
-        return metrics.roc_auc_score(label, probability)
-    return {"balanced_accuracy": metrics.balanced_accuracy_score, "mcc": metrics.matthews_corrcoef}[score](
-        label, predicted
-    )
+        return roc_auc_score(label, probability) if len(np.unique(label)) == 2 else np.nan
+    return from_confusion(score, *np.bincount(2 * label + (probability > 0.5), minlength=4))
 
 
 def scores(label: np.ndarray, probability: np.ndarray) -> dict[str, float]:
     """All of SCORES."""
     return {score: float(score_of(score, label, probability)) for score in SCORES}
+
+
+def from_confusion(score: str, tn, fp, fn, tp) -> np.ndarray:
+    """`score` of counts, alone or in arrays, as scikit-learn defines it; NaN where it is undefined.
+
+    One definition for the tables and for thousands of resamples, where scikit-learn would take hours.
+    """
+    tn, fp, fn, tp = (np.asarray(count, float) for count in (tn, fp, fn, tp))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if score == "accuracy":
+            return (tn + tp) / (tn + fp + fn + tp)
+        if score == "f1":
+            f1 = [np.where(hit == 0, 0.0, 2 * hit / (2 * hit + fp + fn)) for hit in (tn, tp)]
+            return np.where(tn + fp + fn + tp == 0, np.nan, np.mean(f1, axis=0))
+        if score == "balanced_accuracy":
+            return (tn / (tn + fp) + tp / (tp + fn)) / 2
+        both, said_both = (tn + fp) * (tp + fn), (tn + fn) * (tp + fp)
+        mcc = np.where(said_both == 0, 0.0, (tp * tn - fp * fn) / np.sqrt(both * said_both))
+        return np.where(both == 0, np.nan, mcc)
 
 
 def per_trial(predictions: np.ndarray) -> np.ndarray:
@@ -199,20 +209,6 @@ class Tally:
         return right_order / (counts[..., :2].sum(-1) * counts[..., 2:].sum(-1))
 
 
-def from_confusion(score: str, tn, fp, fn, tp) -> np.ndarray:
-    """`score` of arrays of counts, as `scores` defines it; NaN where it is undefined."""
-    if score == "accuracy":
-        return (tn + tp) / (tn + fp + fn + tp)
-    if score == "f1":
-        f1 = [np.where(hit == 0, 0.0, 2 * hit / (2 * hit + fp + fn)) for hit in (tn, tp)]
-        return np.where(tn + fp + fn + tp == 0, np.nan, np.mean(f1, axis=0))
-    if score == "balanced_accuracy":
-        return (tn / (tn + fp) + tp / (tp + fn)) / 2
-    both = (tn + fp) * (tp + fn)
-    spread = both * (tn + fn) * (tp + fp)
-    return np.where(both == 0, np.nan, np.where(spread == 0, 0.0, (tp * tn - fp * fn) / np.sqrt(spread)))
-
-
 def draws(subjects: int, n: int, seed: int) -> np.ndarray:
     """(n, S) how often each of S subjects is drawn when S are drawn with replacement."""
     return np.random.default_rng(seed).multinomial(subjects, np.full(subjects, 1 / subjects), n).astype(float)
@@ -333,7 +329,7 @@ def summarise(predictions: np.ndarray, n_folds: int, ratio: float, resamples: in
     summary = {
         "folds": found.tolist(),
         "missing": np.setdiff1d(np.arange(n_folds), found).tolist(),
-        "one_class": found[np.isnan(by_fold(predictions, "auroc"))].tolist(),
+        "one_class": [int(k) for k in found if len(np.unique(predictions["label"][predictions["fold"] == k])) == 1],
     }
     for score in SCORES:
         values = by_fold(predictions, score)

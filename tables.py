@@ -63,7 +63,7 @@ class Evaluated:
     rows: dict
     summaries: dict
     notes: list
-    args: argparse.Namespace  # bootstrap, permutations, seed
+    args: argparse.Namespace  # bootstrap, permutations, seed, details, json
     tests: dict = field(default_factory=dict)  # title -> comparisons
     protocols: list = field(default_factory=list)  # differences from other runs
 
@@ -77,11 +77,13 @@ class Evaluated:
         return float(np.mean(found)) / fraction(row)
 
     def summarise(self, row: str, target: str) -> dict:
-        """Summaries per segment and per trial, and the scores of each subject."""
+        """The summary of a row's segments and, with details, of its trials."""
         predictions, args = self.rows[row][target], self.args
         settings = self.run.settings["n_folds"], self.ratio(row, target), args.bootstrap, args.seed
         summary = scores.summarise(predictions, *settings)
-        return {**summary, "per_trial": scores.summarise(scores.per_trial(predictions), *settings)}
+        if self.args.details or self.args.json:
+            summary["per_trial"] = scores.summarise(scores.per_trial(predictions), *settings)
+        return summary
 
     def compare(self, title: str, pairs: list[tuple[str, str]], of_scores) -> list[dict]:
         """Differences of pairs of rows, by target and score, their P values adjusted for all of them together."""
@@ -566,7 +568,7 @@ def subject_table(evaluated: Evaluated) -> dict:
     return rows_table(evaluated, "Per subject", names, ("accuracy",), fill, [note])
 
 
-def all_tables(runs: list[Evaluated], details: bool) -> list[dict]:
+def all_tables(runs: list[Evaluated]) -> list[dict]:
     """Every table of the runs, in the order of printing."""
     found = [transfer_table(runs)]
     found[0]["notes"] += in_words(runs)
@@ -574,13 +576,11 @@ def all_tables(runs: list[Evaluated], details: bool) -> list[dict]:
         found += protocol_tables(runs[0], other)
     for each in runs:
         beside = beside_tables(each, SHOWN)
-        models = [row for row in NETWORK if row in each.rows]
-        pairs = [(row, prior) for row in models for prior in PRIORS]
-        pairs += [(row, f"classical-{'both' if row == 'fused' else row}") for row in models]
+        pairs = [(model, other) for model, own in CLASSICAL.items() for other in (*PRIORS, own)]
         found += paper_tables(each) + baseline_table(each) + beside
         found += tests_table(each, "Beside every model: differences", pairs, ("f1",))
         found += control_tables(each) + scarce_tables(each) + elsewhere_table(each)
-        if details:
+        if each.args.details or each.args.json:
             others = [score for score in scores.SCORES if score not in SHOWN]
             found += [*beside_tables(each, others), *beside_tables(each, SHOWN, per_trial=True), subject_table(each)]
     return found
