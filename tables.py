@@ -39,15 +39,15 @@ PAPER_TABLES = {  # number -> title, {row: how it is called there}, pairs whose 
 HEADS = {"accuracy": "Acc.", "f1": "F1", "balanced_accuracy": "bal. acc.", "auroc": "AUROC", "mcc": "MCC"}
 CLASSICAL = {"eeg": "classical-eeg", "ecg": "classical-ecg", "fused": "classical-both"}
 Z_SCORE = {
-    "subject": "all of the subject's signal, test included, without labels",
-    "recording": "all of the recording, test included, without labels",
-    "segment": "each segment by itself",
-    "none": "none",
+    "subject": "subject's mean and SD, test included",
+    "recording": "recording's mean and SD, test included",
+    "segment": "each segment's own mean and SD",
+    "none": "nothing",
 }
 THRESHOLD = {
-    "global": "mean over all rated trials, test included",
-    "subject": "mean over all the subject's trials, test included",
-    "train": "mean over training trials",
+    "global": "mean of all trials, test included",
+    "subject": "subject's mean, test included",
+    "train": "mean of training trials",
 }
 SHOWN = ("f1", "auroc")
 TESTS = ("t", "corrected", "sign_flip")
@@ -215,12 +215,13 @@ def p_value(value: float) -> str:
 
 
 def verdict(comparison: dict) -> str:
-    p = comparison["sign_flip_holm"]
-    if not np.isfinite(p):
-        return "cannot be told"
-    if p >= scores.SIGNIFICANT:
-        return "not significant"
-    return "better" if comparison["difference"] > 0 else "worse"
+    """Of the adjusted P values over subjects (would new people show it?) and of the corrected t (would training on
+    other data?): a difference must pass both, for the first takes the trained models as they are, and the second the
+    people."""
+    by_subjects, by_folds = (comparison[f"{test}_holm"] < scores.SIGNIFICANT for test in ("sign_flip", "corrected"))
+    if by_subjects and by_folds:
+        return "better" if comparison["difference"] > 0 else "worse"
+    return "only by subjects" if by_subjects else "only by folds" if by_folds else "not significant"
 
 
 def short(row: str) -> str:
@@ -277,7 +278,7 @@ def tests_table(evaluated: Evaluated, title: str, pairs, of_scores) -> list[dict
     notes = [
         "Difference [low, high by drawing subjects]. Two-tailed P, Holm's over the lines of this table: paired t over "
         "folds (the paper's, assumed; too small, for folds share data), corrected t, exchange of the two models within "
-        "subjects. The verdict goes by the last."
+        "subjects. Better or worse: by both of the last two."
     ]
     subjects = min(each["subjects"] for each in found)
     least = 2.0 ** (1 - subjects) * len(found)
@@ -326,9 +327,7 @@ def transfer_table(runs: list[Evaluated]) -> dict:
                 "Data set": run.data.manifest["dataset"] + ", simulated signals" * simulated,
                 "Segments, subjects": f"{len(table)}, {len(np.unique(table['subject']))}",
                 "Split by, folds, seed": f"{settings['split']}, {settings['n_folds']}, {settings['seed']}",
-                "Test segments whose subject is in training": f"{100 * known['subject']:.0f} %",
-                "... whose trial is": f"{100 * known['trial']:.0f} %",
-                "... whose video is": f"{100 * known['video']:.0f} %",
+                **{f"Shared {name}": f"{100 * known[name]:.0f} %" for name in ("subject", "trial", "video")},
                 "Z-scored by": known["z_score"],
                 "High is above": known["threshold"],
             }
@@ -341,7 +340,7 @@ def transfer_table(runs: list[Evaluated]) -> dict:
                 "this does not measure how well new people are recognised."
             )
     return {
-        "title": "What training knew of the test segments",
+        "title": "What training knew of the test segments: share whose subject, trial and video it saw",
         "head": ["", *(str(evaluated.run.folder) for evaluated in runs)],
         "rows": [[head, *(column[head] for column in columns)] for head in columns[0]],
         "notes": notes,
@@ -364,7 +363,7 @@ def paper_tables(evaluated: Evaluated) -> list[dict]:
             def fill(row: str, target: str, score: str) -> str:
                 model, _, random = row.partition("-")
                 mean, half = paper.PUBLISHED[model, not random][target][PAPER_SCORES.index(score)]
-                return f"{mean:.2f}±{half:.4f} / {ours(row, target, score).replace(' ', '')}"
+                return f"{mean:.2f}±{half:.4f}/{ours(row, target, score).replace(' ', '')}"
 
         if any(row in evaluated.rows for row in names):
             found.append(rows_table(evaluated, f"Table {place}: {title}", names, PAPER_SCORES, fill, notes))
@@ -542,7 +541,9 @@ def protocol_tables(first: Evaluated, second: Evaluated) -> list[dict]:
                 cells.append(f"{number(found['difference'], '+')} {span(limits)}" if found else UNDEFINED)
                 cells[-1] += " n.s." if limits[0] <= 0 <= limits[1] else ""
             lines.append([name_of(row), *cells])
-        columns = [f"{target.capitalize()} {part}" for target in paper.TARGETS for part in ("1st", "2nd", "1st - 2nd")]
+        columns = [
+            f"{target[:2].capitalize()}. {part}" for target in paper.TARGETS for part in ("1st", "2nd", "1st - 2nd")
+        ]
         tables.append(
             {
                 "title": f"Protocols side by side, {SCORE_NAMES[score]}: 1st {heads[0]}, 2nd {heads[1]}",
