@@ -1,6 +1,7 @@
 """Ours and its rivals, side by side: the same work, in turns, in one run.
 
     python benchmark.py prepare --raw eegmat
+    python benchmark.py cohort --folder /scratch
     python benchmark.py attention --batches 64 256
 """
 
@@ -8,11 +9,18 @@ import argparse
 import importlib.metadata
 import importlib.util
 import json
+import multiprocessing
 import platform
+import re
+import shutil
 import statistics
+import subprocess
 import sys
 import time
 import warnings
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,16 +32,22 @@ from tqdm import tqdm
 
 import paper
 import preprocessing
-from datasets import eegmat
+from datasets import bci2000, eegmat, simulated
 from kernels.attention import attention
 
-EEGMAT_CHANNELS = {"eeg": paper.EEG_CHANNELS, "ecg": paper.ECG_CHANNELS}
-EEGMAT_LABELS = [f"EEG {name}" for name in "F7 F3 T3 T5 O1 O2 T6 T4 F4 F8".split()] + ["ECG ECG"]  # the same, in order
+AMIGOS_SECONDS = [87] * 16 + [1114] * 4  # of the short and long videos: 97.5 minutes a subject, 65 hours for 40
+LABELS = {  # as the files spell them, in the paper's order
+    "eegmat": [f"EEG {name}" for name in "F7 F3 T3 T5 O1 O2 T6 T4 F4 F8".split()] + ["ECG ECG"],
+    "bci2000": ["F7..", "F3..", "T7..", "P7..", "O1..", "O2..", "P8..", "T8..", "F4..", "F8.."],
+}
+READERS = {"eegmat": eegmat, "bci2000": bci2000}
 
 
-def prepare_ours(path):
-    """(11, n) float64: the ten EEG channels and the ECG of one file of eegmat, filtered, at 128 Hz."""
-    [recording] = eegmat.read(path, EEGMAT_CHANNELS)
+def prepare_ours(path, dataset):
+    """(C, n) float64: the ten EEG channels and the ECG, if any, of one EDF file, filtered, at 128 Hz."""
+    names = {"eeg": paper.EEG_CHANNELS, "ecg": paper.ECG_CHANNELS}
+    reader = READERS[dataset]
+    [recording] = reader.read(path, {modality: names[modality] for modality in reader.MODALITIES})
     prepared = []
     for modality, signal in recording.signals.items():
         rate = recording.rate[modality]
@@ -42,68 +56,142 @@ def prepare_ours(path):
     return np.concatenate(prepared)
 
 
-def prepare_mne(path, same_ends: bool):
+def prepare_mne(path, dataset, same_ends: bool):
     """What `prepare_ours` does, by MNE-Python in V; with `same_ends` also beyond the ends of the recording."""
     import mne
 
-    raw = mne.io.read_raw_edf(path, include=EEGMAT_LABELS, preload=True, verbose="error")
+    raw = mne.io.read_raw_edf(path, include=LABELS[dataset], preload=True, verbose="error")
     design = {"order": paper.FILTER_ORDER, "ftype": "butter", "output": "sos"}
     ends = {}
+    rate = raw.info["sfreq"]
     if same_ends:
-        rate = raw.info["sfreq"]
         points = preprocessing.extension_points(rate, paper.LOW_HZ, paper.HIGH_HZ, paper.FILTER_ORDER)
         design["padlen"], ends["pad"] = points, "constant"
     raw.filter(paper.LOW_HZ, paper.HIGH_HZ, "all", method="iir", iir_params=design, verbose="error")
     raw.resample(paper.RATE, method="polyphase", verbose="error", **ends)
-    return raw.get_data(EEGMAT_LABELS)
+    return raw.get_data(LABELS[dataset])
+
+
+def prepare_each(paths, dataset, rival):
+    """`rival` on one file after the other."""
+    for path in paths:
+        rival(path, dataset)
+
+
+def prepare_in_two(paths, dataset, pool):
+    """`prepare_ours` on two files at a time, by the two processes of `pool`."""
+    for done in [pool.submit(prepare_each, [path], dataset, prepare_ours) for path in paths]:
+        done.result()
 
 
 def prepare(flags):
-    """Reading, filtering and resampling every file of eegmat on one core, ours against MNE-Python."""
+    """Reading, filtering and resampling EDF files, ours against MNE-Python on one core, and ours by two processes."""
     try:
         import mne
     except ImportError as error:
         raise FileNotFoundError("MNE-Python, the rival of this row, is missing; pip install mne") from error
-    paths = eegmat.sources(flags.raw)
+    dataset, reader = flags.dataset, READERS[flags.dataset]
+    paths = reader.sources(flags.raw)
     if not paths:
-        raise FileNotFoundError(f"{flags.raw}: no file of eegmat below it; expected {eegmat.EXPECTED}")
+        raise FileNotFoundError(f"{flags.raw}: no file of {dataset} below it; expected {reader.EXPECTED}")
+    # Forked, like the workers of prepare_data.py, which starts them once for all files: their start is not timed.
+    pool = ProcessPoolExecutor(2, multiprocessing.get_context("fork"), threadpool_limits, (1,))
+    theirs, same = f"MNE {mne.__version__}", f"MNE {mne.__version__}, our ends"
     rivals = {
-        "ours": prepare_ours,
-        f"MNE {mne.__version__}": lambda path: prepare_mne(path, same_ends=False),
-        f"MNE {mne.__version__}, our ends": lambda path: prepare_mne(path, same_ends=True),
+        "ours": partial(prepare_each, rival=prepare_ours),
+        "ours, two workers": partial(prepare_in_two, pool=pool),
+        theirs: partial(prepare_each, rival=partial(prepare_mne, same_ends=False)),
+        same: partial(prepare_each, rival=partial(prepare_mne, same_ends=True)),
     }
     seconds = {name: [] for name in rivals}
     difference = 0.0
-    with threadpool_limits(1):
+    with pool, threadpool_limits(1):
         for path in paths:
-            ours, theirs = prepare_ours(path), prepare_mne(path, same_ends=True)
-            ours, theirs = (x / x.std(axis=1, keepdims=True) for x in (ours, theirs))
-            difference = max(difference, float(np.abs(ours - theirs).max()))
+            pair = prepare_ours(path, dataset), prepare_mne(path, dataset, same_ends=True)
+            ours, other = (x / x.std(axis=1, keepdims=True) for x in pair)
+            difference = max(difference, float(np.abs(ours - other).max()))
+        prepare_in_two(paths, dataset, pool)
         for _ in tqdm(range(flags.repeats), unit="round", disable=None):
-            for name, times in seconds.items():
-                times.append(0.0)
-            for path in paths:
-                for name, rival in rivals.items():
-                    start = time.perf_counter()
-                    rival(path)
-                    seconds[name][-1] += time.perf_counter() - start
+            for name, rival in rivals.items():
+                start = time.perf_counter()
+                rival(paths, dataset)
+                seconds[name].append(time.perf_counter() - start)
+    mne_rows = (theirs, same)
     result = {
+        "dataset": dataset,
         "files": len(paths),
         "largest_difference_in_sd": difference,
         "seconds": {name: {"median": statistics.median(t), "least": min(t)} for name, t in seconds.items()},
         "ratio": {
-            name: statistics.median(ours / theirs for ours, theirs in zip(seconds["ours"], times))
-            for name, times in seconds.items()
+            ours: {row: statistics.median(a / b for a, b in zip(seconds[ours], seconds[row])) for row in mne_rows}
+            for ours in ("ours", "ours, two workers")
         },
     }
     if flags.json:
         print(json.dumps(result))
         return
-    print(f"Reading, filtering and resampling {len(paths)} files on one core, median of {flags.repeats} rounds")
-    print("| | s | ours / it |\n|---|---|---|")
+    print(f"Reading, filtering and resampling the {len(paths)} files of {dataset}, median of {flags.repeats} rounds")
+    print(f"| | s | its time / {theirs} | its time / {same} |\n|---|---|---|---|")
     for name, times in result["seconds"].items():
-        print(f"| {name} | {times['median']:.2f} | {result['ratio'][name]:.2f} |")
+        ratios = (f"{result['ratio'][name][row]:.2f}" if name in result["ratio"] else "" for row in mne_rows)
+        print(f"| {name} | {times['median']:.2f} | {' | '.join(ratios)} |")
     print(f"Largest difference from MNE with our ends: {difference:.1e} SD")
+
+
+def resident_bytes(process) -> dict[int, int]:
+    """Peak resident memory (bytes) of a process and of each of its children, by number, as Linux tells it."""
+    peaks = {}
+    for number in [process.pid, *Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]:
+        peak = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{number}/status").read_text())
+        peaks[int(number)] = 1024 * int(peak[1])
+    return peaks
+
+
+def cohort(flags):
+    """Preparing a simulated cohort of the size of AMIGOS: time, disk, and the memory of each process."""
+    raw, out = flags.folder / "cohort-raw", flags.folder / "cohort-data"
+    for folder in (raw, out):
+        if folder.exists():
+            raise FileExistsError(f"{folder}: already there; remove it or name another --folder")
+    raw.mkdir(parents=True)
+    try:
+        for subject in tqdm(range(flags.subjects), unit="subject", desc="writing", disable=None):
+            path = raw / f"Data_Preprocessed_P{subject + 1:02d}.mat"
+            simulated.write_person(path, np.random.default_rng([0, subject]), True, AMIGOS_SECONDS, 1.0, "benchmark")
+        command = [sys.executable, "prepare_data.py", "--dataset", "amigos", "--raw", raw, "--out", out, "--json"]
+        start, peaks = time.perf_counter(), {}
+        with subprocess.Popen([*command, "--workers", str(flags.workers)], stdout=subprocess.DEVNULL) as process:
+            while process.poll() is None:
+                with suppress(FileNotFoundError, ProcessLookupError, TypeError):  # a process that has just ended
+                    peaks |= resident_bytes(process)
+                time.sleep(0.05)
+        seconds = time.perf_counter() - start
+        if process.returncode:
+            raise ValueError(f"prepare_data.py failed with exit code {process.returncode}")
+        hours = flags.subjects * sum(AMIGOS_SECONDS) / 3600
+        raw_bytes, bytes_ = (sum(p.stat().st_size for p in f.rglob("*") if p.is_file()) for f in (raw, out))
+    finally:
+        for folder in (raw, out):
+            shutil.rmtree(folder, ignore_errors=True)
+    result = {
+        "subjects": flags.subjects,
+        "hours": hours,
+        "workers": flags.workers,
+        "seconds": seconds,
+        "seconds_per_hour": seconds / hours,
+        "raw_bytes": raw_bytes,
+        "prepared_bytes": bytes_,
+        "parent_bytes": peaks.pop(process.pid),
+        "worker_bytes": list(peaks.values()),
+    }
+    if flags.json:
+        print(json.dumps(result))
+        return
+    print(f"{flags.subjects} subjects, {hours:.1f} hours of signals, {flags.workers} workers")
+    print(f"{seconds:.0f} s, {seconds / hours:.2f} s an hour of signals")
+    print(f"{raw_bytes / 1e9:.2f} GB of raw files -> {bytes_ / 1e9:.2f} GB of segments")
+    workers = ", ".join(f"{peak / 1e6:.0f}" for peak in result["worker_bytes"])
+    print(f"peak resident memory: {result['parent_bytes'] / 1e6:.0f} MB, of the workers {workers} MB")
 
 
 BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION,
@@ -248,10 +336,17 @@ def parse_flags(argv) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = parser.add_subparsers(dest="part", required=True)
     part = parts.add_parser("prepare", help=prepare.__doc__, description=prepare.__doc__)
-    part.add_argument("--raw", type=Path, required=True, help="folder of the eegmat files")
+    part.add_argument("--raw", type=Path, required=True, help="folder of its EDF files")
+    part.add_argument("--dataset", choices=READERS, default="eegmat", help="what lies there (default: %(default)s)")
     part.add_argument("--repeats", type=paper.positive(int), default=5, help="rounds (default: %(default)s)")
     part.add_argument("--json", action="store_true", help="print the figures as JSON")
     part.set_defaults(run=prepare)
+    part = parts.add_parser("cohort", help=cohort.__doc__, description=cohort.__doc__)
+    part.add_argument("--folder", type=Path, required=True, help="where to write it and remove it (7 GB)")
+    part.add_argument("--subjects", type=paper.positive(int), default=40, help="people (default: %(default)s)")
+    part.add_argument("--workers", type=paper.positive(int), default=2, help="processes (default: %(default)s)")
+    part.add_argument("--json", action="store_true", help="print the figures as JSON")
+    part.set_defaults(run=cohort)
     part = parts.add_parser("attention", help=attention_part.__doc__, description=attention_part.__doc__)
     count = paper.positive(int)
     part.add_argument("--batches", type=count, nargs="+", default=[1, 16, 64, 256], help="samples (default: 1 to 256)")

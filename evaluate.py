@@ -10,6 +10,7 @@ two-tailed, paired, and adjusted for the number of lines of their table (Holm).
 
 import argparse
 import json
+import re
 import textwrap
 from pathlib import Path
 
@@ -24,6 +25,7 @@ import tables
 import training
 from segments import open_segments
 
+LEFT_OUT = re.compile(r"-out\d+of\d+$")  # of the models that cross-fitted fusion is made from
 AGAIN = "remove it and call the script that wrote it again"
 
 
@@ -41,6 +43,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--details", action="store_true", help="also print scores per trial, per subject and others")
     parser.add_argument("--json", action="store_true", help="print JSON, details included")
     parser.add_argument("--report", action="store_true", help="also write report.html and figures (PNG and PDF)")
+    parser.add_argument(
+        "--rows",
+        type=paper.positive(int, zero=True),
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="segments to draw as well",
+    )
     parser.add_argument("--out", type=Path, help="folder of the report (default: the first run's)")
     parser.add_argument(
         "--bootstrap", type=number, default=2000, metavar="N", help="draws of subjects (default: %(default)s; assumed)"
@@ -157,6 +167,8 @@ def read_rows(run: folds.Run, parts: dict) -> tuple[dict, list[str]]:
     table, rows, notes = numbers(run.data.table), {}, []
     paths = [path for model in tables.MODELS for path in sorted((run.folder / model).glob("fold*/*.npy"))]
     for path in tqdm(paths, desc=f"reading {run.folder}", unit="file", disable=None, leave=False):
+        if LEFT_OUT.search(path.stem):
+            continue
         match, model = tables.VARIANT.fullmatch(path.stem), path.parent.parent.name
         fold = path.parent.name.removeprefix("fold")
         if not match or not fold.isdecimal():
@@ -262,7 +274,7 @@ def main() -> None:
     if args.report:
         import report
 
-        report.write_report([each.run for each in runs], printed, args.out or args.run[0])
+        report.write_report([each.run for each in runs], printed, args.out or args.run[0], tuple(args.rows))
     if args.json:
         content = {"runs": [each.as_json() for each in runs], "tables": printed}
         print(json.dumps(without_nan(content), indent=1, allow_nan=False))

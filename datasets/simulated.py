@@ -172,9 +172,9 @@ def simulate_gsr(rng, person, arousal):
     return person["skin"] * (1 + 0.01 * drift - 0.04 * dips) + rng.normal(0, 20, samples)
 
 
-def write_person(path, rng, rated, videos, seconds, effect, said):
-    """Write one Data_Preprocessed_Pxx.mat; `said` goes into its variable `simulated`."""
-    person = draw_person(rng, effect)
+def write_person(path, rng, rated, seconds, effect, said):
+    """Write one Data_Preprocessed_Pxx.mat with videos of `seconds`; `said` goes into its variable `simulated`."""
+    person, videos = draw_person(rng, effect), len(seconds)
     ratings = draw_ratings(rng, videos)
     names = [*rng.permutation(SHORT_VIDEOS), *rng.permutation(LONG_VIDEOS)]
     cells = {name: np.empty((1, 20), object) for name in
@@ -186,7 +186,7 @@ def write_person(path, rng, rated, videos, seconds, effect, said):
         cells["labels_selfassessment"][0, video] = np.empty((1, 0))
         if video >= videos:
             continue
-        samples = round(seconds * RATE)
+        samples = round(seconds[video] * RATE)
         (ecg_arousal, ecg_valence), (eeg_arousal, eeg_valence), (gsr_arousal, _) = (
             [follow(rng, rating, samples) for rating in ratings[video]] for _ in range(3))
         eeg = simulate_eeg(rng, person, eeg_arousal, eeg_valence)
@@ -232,7 +232,7 @@ def write_cohort(folder, subjects=8, unrated_subjects=4, videos=16, seconds=50, 
     try:
         for subject in range(subjects + unrated_subjects):
             write_person(partial / f"Data_Preprocessed_P{subject + 1:02d}.mat", np.random.default_rng([seed, subject]),
-                         subject < subjects, videos, seconds, effect, said)
+                         subject < subjects, [seconds] * videos, effect, said)
         (partial / note.name).write_text(said)
         partial.rename(folder)
     except BaseException:

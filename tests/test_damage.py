@@ -38,5 +38,5 @@ def test_two_thousand_damaged_files_of_each_format(layout, tmp_path):
 @pytest.mark.slow
 @pytest.mark.heavy
 @pytest.mark.parametrize("layout", FORMATS)
-def test_two_hundred_damaged_files_through_the_command(layout, tmp_path):
-    campaign(layout, 20, 2, tmp_path, "command")
+def test_two_hundred_damaged_files_of_each_format_through_the_command(layout, tmp_path):
+    campaign(layout, -(-200 // FORMATS[layout]), 2, tmp_path, "command")

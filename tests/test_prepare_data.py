@@ -55,6 +55,26 @@ def cut_by_hand(trials):
     ], (mean[:, 0], sd[:, 0])
 
 
+def test_amigos_subjects_that_lack_something(tmp_path):
+    """P08 saw no long video, P32 rated none, P09 has a short video with a channel of NaN: nobody is dropped."""
+    raw = tmp_path / "raw"
+    short = {v: (amigos_signal(v, 2560 + v), ratings(1 + v / 4, 9 - v / 4)) for v in range(16)}
+    long = {v: (amigos_signal(v, 3900), ratings(5, 5)) for v in range(16, 20)}
+    write_amigos(raw / "Data_Preprocessed_P08.mat", short)
+    write_amigos(raw / "Data_Preprocessed_P32.mat", short | {v: (signal, None) for v, (signal, _) in long.items()})
+    damaged = short[3][0].copy()
+    damaged[:, AMIGOS_COLUMNS.index("F8")] = np.nan
+    write_amigos(raw / "Data_Preprocessed_P09.mat", short | long | {3: (damaged, ratings(2, 2))})
+    data = prepare("--dataset", "amigos", "--raw", raw, "--out", tmp_path)
+    counts = {subject: np.sum(data.table["subject"] == subject) for subject in ("P08", "P09", "P32")}
+    assert counts == {"P08": 16 * 2, "P09": 15 * 2 + 4 * 3, "P32": 16 * 2 + 4 * 3}
+    assert not np.isin("10", data.table["video"][data.table["subject"] == "P09"])  # the fourth of the short ones
+    unrated = np.isnan(data.table["arousal"]) & np.isnan(data.table["valence"])
+    np.testing.assert_array_equal(unrated, (data.table["subject"] == "P32") & np.isin(data.table["video"], LONG))
+    [dropped] = {piece["trial"] for piece in data.manifest["dropped"] if "NaN" in piece["reason"]}
+    assert dropped == "10"
+
+
 def test_real_eegmat_by_hand(tmp_path):
     raw = tmp_path / "raw"
     raw.mkdir()
