@@ -301,6 +301,25 @@ def auroc_null(predictions: np.ndarray, permutations: int, seed: int) -> np.ndar
         return np.where(defined, auroc, 0).sum(-1) / defined.sum(-1)
 
 
+def direction_null(auroc: np.ndarray, permutations: int, seed: int) -> np.ndarray:
+    """(N,) mean AUROC over folds (k,) with its distance from 0.5 turned around in each fold or not: all 2^k ways, or
+    `permutations` random ones where that is fewer.
+
+    The null of models trained on shuffled labels. Shuffling does not make such a model blind: it still finds what
+    varies most in the signals, in a direction that chance chose. Where that tells the rating, its AUROC in a fold is
+    far from 0.5 on either side, which `auroc_null` would take for knowledge of the labels.
+    """
+    test = stats.permutation_test(
+        (auroc[np.isfinite(auroc)] - 0.5,),
+        lambda distance, axis: np.mean(distance, axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=permutations,
+        rng=np.random.default_rng(seed),
+    )
+    return 0.5 + test.null_distribution
+
+
 def two_tailed(observed: float, null: np.ndarray) -> float:
     """P value of `observed` against draws from its null distribution, itself counted as one (never 0)."""
     null = null[np.isfinite(null)]

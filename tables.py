@@ -464,30 +464,41 @@ def control_tables(evaluated: Evaluated) -> list[dict]:
 
 
 def null_table(evaluated: Evaluated, rows: list[str]) -> list[dict]:
-    """AUROC of the models, and of those trained on shuffled labels, against labels permuted within each subject."""
+    """AUROC of the models against labels permuted within each subject; of those trained on shuffled labels, against a
+    direction that chance chose in each fold."""
     lines, shown = [], [row for row in rows if row in MAIN or "-shuffled" in row]
-    fill = filler(evaluated, "bootstrap")
+    fill, args = filler(evaluated, "bootstrap"), (evaluated.args.permutations, evaluated.args.seed)
+    fewest = np.inf
     for row in shown:
         for target, predictions in evaluated.rows[row].items():
-            null = scores.auroc_null(predictions, evaluated.args.permutations, evaluated.args.seed)
             observed = evaluated.summaries[row][target]["auroc"]["mean"]
-            p = scores.two_tailed(observed, null)
+            if "-shuffled" in row:
+                by_fold = scores.by_fold(predictions, "auroc")
+                null = scores.direction_null(by_fold, *args)
+                p = float(np.mean(np.abs(null - 0.5) >= abs(observed - 0.5) - 1e-12))
+                fewest = min(fewest, np.isfinite(by_fold).sum())
+            else:
+                null = scores.auroc_null(predictions, *args)
+                p = scores.two_tailed(observed, null)
             found = {"auroc": observed, "null": scores.percentiles(null), "p": p}
             evaluated.summaries[row][target]["within_subject"] = found
             words = UNDEFINED if np.isnan(p) else "inside" if p >= scores.SIGNIFICANT else "outside"
             lines.append([name_of(row), target, fill(row, target, "auroc"), span(found["null"]), p_value(p), words])
-    note = (
-        "Null: 95 % of what the same predictions reach when the labels of trials are permuted within each subject. P "
-        "is two-tailed and not adjusted. A model trained on shuffled labels belongs inside."
-    )
+    notes = [
+        "Null: 95 % of what the same predictions reach when the labels of trials are permuted within each subject. "
+        "Shuffled labels: the same with the AUROC of each fold turned around 0.5 or not, for such a model finds a "
+        "direction in the signals that chance chose; it belongs inside. P is two-tailed and not adjusted."
+    ]
     if not lines:
         return []
+    if 2 ** (1 - fewest) >= scores.SIGNIFICANT:
+        notes.append(f"{fewest} folds are too few: P of shuffled labels cannot be below {2.0 ** (1 - fewest):g}.")
     return [
         {
             "title": f"Is it the signal? AUROC within subjects; {evaluated.run.folder}",
             "head": ["", "Target", "AUROC", "Null", "P", ""],
             "rows": lines,
-            "notes": [note],
+            "notes": notes,
         }
     ]
 

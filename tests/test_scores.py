@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 from sklearn import metrics
+from sklearn.linear_model import LogisticRegression
 
 import scores
 
@@ -266,6 +267,40 @@ def test_auroc_null_is_that_of_all_permutations_within_subjects():
     null = scores.auroc_null(made, 4000, 0)
     assert np.unique(np.round(null, 10)).tolist() == pytest.approx(np.unique(np.round(every, 10)).tolist(), abs=1e-9)
     assert null.mean() == pytest.approx(np.mean(every), abs=4 * np.std(every) / 4000**0.5)
+
+
+def test_direction_null_is_every_way_of_turning_folds_around():
+    auroc = np.array([0.9, 0.4, np.nan, 0.75])
+    distance = np.array([0.4, -0.1, 0.25])
+    every = [0.5 + np.mean(distance * signs) for signs in itertools.product([-1, 1], repeat=3)]
+    assert np.sort(scores.direction_null(auroc, 99, 0)) == pytest.approx(np.sort(every), abs=1e-12)
+
+
+def test_models_that_learn_from_shuffled_labels_find_a_direction_that_chance_chose():
+    """Logistic regression trained on labels shuffled within subject, on features that tell the rating: permuting the
+    test labels takes it for knowledge in a large share of shufflings, turning folds around at the nominal rate."""
+    random, subjects, trials = np.random.default_rng(0), 12, 16
+    label = np.tile(np.arange(trials) % 2, subjects)
+    subject = np.repeat(np.arange(subjects), trials)
+    x = np.stack([label + 0.4 * random.standard_normal(len(label)), random.standard_normal(len(label))], axis=1)
+    made = np.zeros(len(label), scores.PREDICTIONS)
+    made["fold"], made["subject"], made["label"] = subject % 6, subject, label
+    made["trial"] = made["segment"] = np.arange(len(label))
+    permuted, turned, runs = [], [], 120
+    for _ in range(runs):
+        shuffled = random.permuted(label.reshape(subjects, trials), axis=1).ravel()
+        for fold in range(6):
+            test = made["fold"] == fold
+            model = LogisticRegression().fit(
+                x[~test], random.permuted(shuffled.reshape(-1, trials), axis=1).ravel()[~test]
+            )
+            made["probability"][test] = model.predict_proba(x[test])[:, 1]
+        auroc = scores.by_fold(made, "auroc")
+        distance = abs(auroc.mean() - 0.5) - 1e-12
+        permuted.append(scores.two_tailed(auroc.mean(), scores.auroc_null(made, 199, 0)) < 0.05)
+        turned.append(np.mean(np.abs(scores.direction_null(auroc, 199, 0) - 0.5) >= distance) < 0.05)
+    assert np.mean(permuted) > 0.3
+    assert stats.binomtest(int(np.sum(turned)), runs, 2 / 64).pvalue > 0.01  # 2 of the 64 ways are below 0.05
 
 
 def test_two_tailed_counts_the_observed():
