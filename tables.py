@@ -468,7 +468,7 @@ def null_table(evaluated: Evaluated, rows: list[str]) -> list[dict]:
     direction that chance chose in each fold."""
     lines, shown = [], [row for row in rows if row in MAIN or "-shuffled" in row]
     fill, args = filler(evaluated, "bootstrap"), (evaluated.args.permutations, evaluated.args.seed)
-    fewest = np.inf
+    fewest = np.inf  # folds of a model of shuffled labels
     for row in shown:
         for target, predictions in evaluated.rows[row].items():
             observed = evaluated.summaries[row][target]["auroc"]["mean"]
@@ -491,7 +491,7 @@ def null_table(evaluated: Evaluated, rows: list[str]) -> list[dict]:
     ]
     if not lines:
         return []
-    if 2 ** (1 - fewest) >= scores.SIGNIFICANT:
+    if 2.0 ** (1 - fewest) >= scores.SIGNIFICANT:
         notes.append(f"{fewest} folds are too few: P of shuffled labels cannot be below {2.0 ** (1 - fewest):g}.")
     return [
         {
