@@ -98,7 +98,7 @@ class TransformerLayer(nn.Module):
             return F.dropout(x, self.dropout)
         tokens, columns = x.shape[1:]
         mask = dropout_mask(seed - (place << 61), 1, tokens if rows is None else rows, columns, self.dropout)[:, 0]
-        return x * mask * (1.0 / keep_probability(self.dropout))
+        return x * mask.to(x.dtype).mul_(1.0 / keep_probability(self.dropout))
 
 
 class FCN(nn.Module):
