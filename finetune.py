@@ -4,9 +4,12 @@
 
 writes runs/paper/eeg/fold3/arousal.pt, arousal.jsonl with one line an epoch, and arousal.npy, the predictions on the
 test fold, made once after the last epoch. `--init random` is the paper's "no pre-training": arousal-random.pt, .npy.
+Other variants have names of their own too: `--shuffle-labels` writes arousal-shuffled.pt; `--init random --freeze`, a
+classifier on random features, arousal-random-frozen.pt.
 """
 
 import argparse
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,9 +27,15 @@ def parse() -> tuple[argparse.Namespace, dict | None]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--modality", choices=paper.MODALITIES, required=True, help="signals to use (paper 3)")
     parser.add_argument("--target", choices=paper.TARGETS, required=True, help="what to recognise (paper 3.2.2)")
+    training.add_variant_flags(parser)
     parser.add_argument(
-        "--init", choices=("pretrained", "random"), default="pretrained", help="first weights (paper 3.2.2, 5.1)"
+        "--leave-out",
+        type=part_of,
+        metavar="J/K",
+        help="train without part J, counted from 0, of K equal parts of the training segments, cut by the unit of "
+        "--split; writes arousal-out0of5.pt. `fuse.py --cross-fit K` takes all K of both modalities (assumed)",
     )
+    training.add_test_flag(parser)
     folds.add_flags(parser)
     training.add_flags(parser)
     paper.add_flags(parser, paper.FINETUNE)
@@ -44,19 +53,27 @@ def parse() -> tuple[argparse.Namespace, dict | None]:
     return args, state
 
 
+def part_of(text: str) -> list[int]:
+    """The argparse type of J/K."""
+    part, _, parts = text.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and int(part) < int(parts) and int(parts) > 1):
+        raise argparse.ArgumentTypeError(f"expected J/K with J from 0 and below K, such as 0/5, found {text}")
+    return [int(part), int(parts)]
+
+
 def network_of(state: dict | None) -> dict:
     """The network flags that a checkpoint was trained with."""
     return {name: state["flags"][name] for name in paper.NETWORK} if state else {}
 
 
-def folder(args: argparse.Namespace):
+def folder(args: argparse.Namespace) -> Path:
     return args.run / args.modality / f"fold{args.fold}"
 
 
 def main() -> None:
     args, pretrained = parse()
     run = folds.open_run(args)
-    rows, labels = run.labelled(args.fold, args.target)
+    rows, labels = run.labelled(args.fold, args.target, args.shuffle_labels, args.label_fraction, args.leave_out)
     identity = {**run.identity, "fold": args.fold, "modality": args.modality}
     path = folder(args) / "pretrain.pt"
     if pretrained:
@@ -66,13 +83,30 @@ def main() -> None:
                 f"{path}: pre-training stopped after {pretrained['epoch']} of {pretrained['flags']['epochs']} epochs; "
                 "call pretrain.py again to finish it"
             )
-    identity |= {"target": args.target, "threshold": args.threshold, "init": args.init}
+    identity |= {"target": args.target, "threshold": args.threshold, "leave_out": args.leave_out}
+    identity |= {name: getattr(args, name) for name in training.VARIANT}
     identity["init_sha256"] = sha256_of_file(path) if pretrained else None
-    name = args.target + ("-random" if args.init == "random" else "")
-    path, predictions = folder(args) / f"{name}.pt", folder(args) / f"{name}.npy"
-    if training.is_done(path, predictions, identity, args):
-        return
+    path = folder(args) / f"{args.target}{training.variant(args)}.pt"
 
+    extra = pretrained["identity"]["extra_sha256"] if pretrained else []
+    origin = {**training.origin(run.data, [args.modality]), "extra_sha256": extra}
+    others = folds.open_test_sets(run, args.test_data, args.target, extra)
+    for data, *_ in others:
+        training.check_data(run.data.folder, origin, data)
+    if not training.is_done(path, path.with_suffix(".npy"), identity, args):
+        train_model(run, rows, labels, pretrained, path, identity, origin, args)
+
+    def logits(data, rows):
+        signals = training.SignalRows([(data, rows)], args.modality)
+        state = training.load_checkpoint(path, "")
+        model = training.load_classifier(path, state, signals.channels, signals.points).to(args.device)
+        return training.predict(model.classify, model, signals, np.arange(len(rows)), args)
+
+    training.predict_elsewhere(path, others, logits, args)
+
+
+def train_model(run, rows, labels, pretrained: dict | None, path: Path, identity: dict, origin: dict, args) -> None:
+    """Train, write the checkpoint `path`, and beside it the predictions on the test rows."""
     places = [rows[part] for part in ("train", "validation", "test")]
     signals = training.SignalRows([(run.data, np.concatenate(places))], args.modality)
     train, validation, test = np.split(np.arange(len(signals)), np.cumsum([len(part) for part in places])[:-1])
@@ -89,17 +123,24 @@ def main() -> None:
     if pretrained:
         training.load_weights(model, folder(args) / "pretrain.pt", pretrained["model"], without="classifier.")
     model.to(args.device)
-    print(f"{parameter_count(model):,} parameters, on {args.device} in {args.precision}")
+    trained = model.classifier if args.freeze else model
+    print(f"{parameter_count(trained):,} parameters, on {args.device} in {args.precision}")
+    if args.freeze:
+        # Without a gradient, Adam leaves the weights that made these alone.
+        seen = np.concatenate([train, validation])
+        cls = training.predict(lambda batch: model.encode(batch, cls_only=True)[:, 0], model, signals, seen, args)
 
     def loss(places, generator):
-        logits = model.classify(signals.batch(places, args.device))
+        if args.freeze:
+            logits = model.classifier(cls[places]).squeeze(-1)
+        else:
+            logits = model.classify(signals.batch(places, args.device))
         return F.binary_cross_entropy_with_logits(logits.float(), truth[places])
 
-    origin = training.origin(run.data, [args.modality])
     run.start()
     training.fit(model, loss, train, validation, training.step_decay(args), path, args, identity, origin)
     logits = training.predict(model.classify, model, signals, test, args)
-    training.write_predictions(predictions, rows["test"], labels, logits)
+    training.write_predictions(path.with_suffix(".npy"), rows["test"], labels, logits)
 
 
 if __name__ == "__main__":

@@ -83,14 +83,35 @@ class Run:
                 )
         return rows
 
-    def labelled(self, fold: int, target: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    def labelled(
+        self,
+        fold: int,
+        target: str,
+        shuffle_labels: bool = False,
+        label_fraction: float = 1.0,
+        leave_out: list | None = None,
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """The rated rows of `train`, `validation` and `test`, and the labels (n,) int8 of all rows.
 
-        Raises ValueError where a part has no rating or training knows one class only; says where another part does.
+        shuffle_labels: those of training and validation are dealt anew by `shuffle_within_subject`, those of the test
+        stay true. label_fraction: `train` is what `share_of_trials` leaves of it; the threshold is still the one that
+        all ratings give, so that each fraction is tested on the same labels. Both are drawn from the run's seed and
+        the fold. leave_out [J, K]: `train` is without its part J of K (`training_parts`). Raises ValueError where a
+        part has no rating or training knows one class only; says where another part does.
         """
+        table, seed = self.data.table, self.settings["seed"]
         rows = self.split(fold)
         labels = self.labels(target, rows["train"])
         parts = {name: rows[name][labels[rows[name]] >= 0] for name in ("train", "validation", "test")}
+        if shuffle_labels:
+            seen = np.concatenate([parts["train"], parts["validation"]])
+            labels = shuffle_within_subject(table, labels, seen, np.random.default_rng([seed, fold, 1]))
+        if label_fraction < 1:
+            random = np.random.default_rng([seed, fold, 2])
+            parts["train"] = share_of_trials(table, labels, parts["train"], label_fraction, random)
+        if leave_out:
+            left_out, among = leave_out
+            parts["train"] = parts["train"][self.training_parts(fold, parts["train"], among) != left_out]
         for name, part in parts.items():
             found = np.unique(labels[part])
             if len(found) == 2:
@@ -103,6 +124,21 @@ class Run:
         counts = ", ".join(f"{len(part)} {name}" for name, part in parts.items())
         print(f"fold {fold}, {target}: {counts} segments")
         return parts, labels
+
+    def training_parts(self, fold: int, train: np.ndarray, parts: int) -> np.ndarray:
+        """(n,) part 0..parts-1 of each of the rows `train`, dealt like the folds: whole units of the split.
+
+        Drawn from fold_seed and the fold. Raises ValueError where there are fewer units than parts.
+        """
+        table, split = self.data.table, self.settings["split"]
+        unit = units(table, split)[train]
+        found = len(np.unique(unit))
+        if found < parts:
+            raise ValueError(
+                f"{self.data.folder}/segments.npy: expected {parts} units of --split {split} or more in the train part "
+                f"of fold {fold}, found {found}; use fewer parts"
+            )
+        return deal(unit, strata(table)[train], parts, np.random.default_rng([self.settings["fold_seed"], fold, parts]))
 
     def labels(self, target: str, train: np.ndarray) -> np.ndarray:
         """(n,) int8 labels of `target`: 1 high, 0 low, -1 unrated. `train` (rows) serves the threshold `train`."""
@@ -171,9 +207,7 @@ def assign_folds(table: np.ndarray, split: str, n_folds: int, fold_seed: int) ->
     dealt = (unit >= 0) & np.isin(unit, unit[is_rated])
     found = len(np.unique(unit[dealt]))
     if found < n_folds:
-        raise ValueError(
-            f"--n-folds {n_folds}: --split {split} has only {found} units with a rating; use fewer folds"
-        )
+        raise ValueError(f"--n-folds {n_folds}: --split {split} has only {found} units with a rating; use fewer folds")
     folds = np.where(unit >= 0, NO_FOLD, DROPPED).astype(np.int8)
     folds[dealt] = deal(unit[dealt], strata(table)[dealt], n_folds, np.random.default_rng(fold_seed))
     return folds
@@ -202,6 +236,46 @@ def labels(table: np.ndarray, target: str, threshold: str, train: np.ndarray | N
     else:
         limit = float(threshold)
     return np.where(np.isnan(rating), -1, rating > limit).astype(np.int8)
+
+
+def shuffle_within_subject(
+    table: np.ndarray, labels_: np.ndarray, rows: np.ndarray, random: np.random.Generator
+) -> np.ndarray:
+    """`labels_` (n,) with those of `rows` (rated) dealt anew among the trials of each subject.
+
+    The segments of a trial keep one label between them, and the trials of a subject the same number of each label. So
+    a model can still learn how often a subject says high, but nothing of what the signals of a trial say: where a split
+    puts segments of a trial into both training and test, recognising the trial brings its shuffled label, which is
+    right as often as the subject's share of that label and no more.
+    """
+    shuffled, trial = labels_.copy(), trials(table)
+    for subject in np.unique(table["subject"][rows]):
+        own = rows[table["subject"][rows] == subject]
+        _, first, index = np.unique(trial[own], return_index=True, return_inverse=True)
+        shuffled[own] = random.permutation(labels_[own][first])[index]
+    return shuffled
+
+
+def share_of_trials(
+    table: np.ndarray, labels_: np.ndarray, rows: np.ndarray, fraction: float, random: np.random.Generator
+) -> np.ndarray:
+    """Those of `rows` (rated) that lie in a `fraction` of their trials, the same share of the low and of the high ones.
+
+    The same `random` gives nested shares: the trials of 0.1 are among those of 0.3. Whole trials are drawn under every
+    split; under one that shares trials between training and test, the test then also holds segments of trials that
+    training has no label of. Raises ValueError where no trial of a class would be left.
+    """
+    trial, chosen = trials(table)[rows], []
+    for label, name in enumerate(("low", "high")):
+        of_class = random.permutation(np.unique(trial[labels_[rows] == label]))
+        count = round(fraction * len(of_class))
+        if len(of_class) and count == 0:
+            raise ValueError(
+                f"--label-fraction {fraction:g}: expected at least one trial of each class, found none of the "
+                f"{len(of_class)} {name} ones of training; use a larger fraction"
+            )
+        chosen.append(of_class[:count])
+    return rows[np.isin(trial, np.concatenate(chosen))]
 
 
 def rated(labels_: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -360,3 +434,45 @@ def check_leaks(run: Run, rows: dict[str, np.ndarray], extra: list[Segments]) ->
                     f"{other.folder}: subject and trial {' '.join(sorted(both)[0])} of {manifest['dataset']} are held "
                     "out for validation or test; leave this set out of --extra"
                 )
+
+
+def open_test_sets(
+    run: Run, folders: list[Path], target: str, extra_sha256: list[str]
+) -> list[tuple[Segments, np.ndarray, np.ndarray]]:
+    """Other labelled sets that a model of the run is tested on: (data, rated rows, labels (n,) int8 of all rows) each.
+
+    Labels follow the run's threshold, applied to the other set's ratings alone. extra_sha256: the sets that the model
+    was pre-trained on besides the run's own. Raises ValueError where a set has no rating, holds recordings of the run
+    or was pre-trained on, where two bear one name, or the threshold is the mean of the run's training part.
+    """
+    if folders and run.settings["threshold"] == "train":
+        raise ValueError(
+            "--test-data: expected --threshold global, subject or a number, found train, which is the mean of this "
+            "run's training part and has no counterpart in another set; use another --run"
+        )
+    own, names, sets = {source["sha256"]: source["file"] for source in run.data.manifest["sources"]}, {}, []
+    for folder in folders:
+        data = open_segments(folder)
+        name = data.manifest["dataset"]
+        if name == run.settings["data_set"]:
+            raise ValueError(f"{folder}: is {name}, the data set of {run.data.folder}; leave it out of --test-data")
+        for source in data.manifest["sources"]:
+            if source["sha256"] in own:
+                raise ValueError(
+                    f"{folder}: its source {source['file']} is the file {own[source['sha256']]} of {run.data.folder}, "
+                    "which this run trains on; leave it out of --test-data"
+                )
+        if data_sha256(data) in extra_sha256:
+            raise ValueError(
+                f"{folder}: the model was pre-trained on it (pretrain.py --extra), so nobody in it is new to the "
+                "model; leave it out of --test-data, or pre-train another --run without it"
+            )
+        if name in names:
+            raise ValueError(f"{folder}: is {name}, as is {names[name]}; give one of them to --test-data at a time")
+        names[name] = folder
+        found = labels(data.table, target, run.settings["threshold"])
+        rows = rated(found, np.arange(len(found)))
+        if len(rows) == 0:
+            raise ValueError(f"{folder}/segments.npy: no {target} rating; leave it out of --test-data")
+        sets.append((data, rows, found))
+    return sets

@@ -3,10 +3,19 @@
     python fuse.py --target arousal --fold 3
 
 writes runs/paper/fused/fold3/arousal.pt, .jsonl and .npy. `--init random` fuses the models trained without
-pre-training. Both models stay frozen, so their features are computed once.
+pre-training; so does every flag that names a variant, and the fusion then learns from the same labels as they did.
+Both models stay frozen, so their features are computed once.
+
+The paper's fusion learns from features of the segments that its frozen models were trained on; where these are
+overfitted, such features look surer than those of the test. `--cross-fit 5` avoids that: it needs the models of
+`finetune.py --leave-out J/5`, J from 0 to 4, for EEG and for ECG, each trained without one part of the training
+segments. The fusion network sees a training segment through the pair that was not trained on it, and validation and
+test segments, which none was trained on, through all five pairs; their probabilities are averaged. Features of five
+pairs, which started from the same weights, share one network. It writes runs/paper/fused-crossfit/fold3/arousal.pt.
 """
 
 import argparse
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,19 +25,28 @@ import folds
 import paper
 import training
 from model import FusionModel, parameter_count
-from segments import sha256_of_file
+from segments import Segments, sha256_of_file
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", choices=paper.TARGETS, required=True, help="what to recognise (paper 3.4)")
+    training.add_variant_flags(parser)
     parser.add_argument(
-        "--init", choices=("pretrained", "random"), default="pretrained", help="which models to fuse (paper 5.3)"
+        "--cross-fit",
+        type=paper.positive(int),
+        metavar="K",
+        help="take the features of training segments from models that were not trained on them, those of "
+        "`finetune.py --leave-out J/K` for J from 0 to K - 1, as the features of test segments are; see above "
+        "(default: from the models that were, paper 3.4, 4.4)",
     )
+    training.add_test_flag(parser)
     folds.add_flags(parser)
     training.add_flags(parser)
     paper.add_flags(parser, paper.FUSE)
     args = parser.parse_args()
+    if args.cross_fit == 1:
+        parser.error("argument --cross-fit: expected 2 or more, found 1")
     folds.resolve_flags(args)
     paper.resolve_flags(args, paper.FUSE)
     training.finish_flags(args)
@@ -38,40 +56,85 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     args = parse()
     run = folds.open_run(args)
-    rows, labels = run.labelled(args.fold, args.target)
-    name = args.target + ("-random" if args.init == "random" else "")
-    places = [rows[part] for part in ("train", "validation", "test")]
-    all_rows = np.concatenate(places)
-    train, validation, test = np.split(np.arange(len(all_rows)), np.cumsum([len(part) for part in places])[:-1])
-    truth = torch.from_numpy(labels[all_rows].astype(np.float32)).to(args.device)
+    rows, labels = run.labelled(args.fold, args.target, args.shuffle_labels, args.label_fraction)
+    name, parts = args.target + training.variant(args), args.cross_fit
+    identity = {**run.identity, "fold": args.fold, "target": args.target, "threshold": args.threshold}
+    identity |= {name: getattr(args, name) for name in training.VARIANT}
+    if parts:
+        part = run.training_parts(args.fold, rows["train"], parts)
+        pairs = [load_bases(args, name, identity, [number, parts]) for number in range(parts)]
+    else:
+        part = np.zeros(len(rows["train"]), int)
+        pairs = [load_bases(args, name, identity, None)]
+    identity["base_sha256"] = [sha256_of_file(path) for pair in pairs for _, path, _ in pair]
+    identity["cross_fit"] = parts
+    path = args.run / ("fused-crossfit" if parts else "fused") / f"fold{args.fold}" / f"{name}.pt"
 
-    identity = {**run.identity, "fold": args.fold, "target": args.target}
-    identity |= {"threshold": args.threshold, "init": args.init}
-    bases = []
+    origin = training.origin(run.data, paper.MODALITIES)
+    extra = sorted({sha256 for _, _, state in pairs[0] for sha256 in state.get("extra_sha256", [])})
+    others = folds.open_test_sets(run, args.test_data, args.target, extra)
+    for data, *_ in others:
+        training.check_data(run.data.folder, origin, data)
+    if not training.is_done(path, path.with_suffix(".npy"), identity, args):
+        train_model(run, rows, part, labels, pairs, path, identity, origin, args)
+
+    def logits(data, rows):
+        features = [base_features(pair, data, rows, args) for pair in pairs]
+        model = FusionModel(features[0].shape[1], args.fusion_hidden, args.fusion_dropout)
+        training.load_weights(model, path, training.load_checkpoint(path, "")["model"])
+        return fused_logits(model.to(args.device), features, args)
+
+    training.predict_elsewhere(path, others, logits, args)
+
+
+def load_bases(args: argparse.Namespace, name: str, identity: dict, leave_out: list | None) -> list[tuple]:
+    """(modality, path, checkpoint) of the EEG and the ECG model, both finished, of this fold and variant, and trained
+    without part J of K where `leave_out` is [J, K]."""
+    flags = "the same flags"
+    if leave_out:
+        name += training.left_out(*leave_out)
+        flags += " and --leave-out {}/{}".format(*leave_out)
+    pair = []
     for modality in paper.MODALITIES:
         path = args.run / modality / f"fold{args.fold}" / f"{name}.pt"
-        state = training.load_checkpoint(path, f"run finetune.py --modality {modality} with the same flags first")
-        training.check_identity(path, state["identity"], {**identity, "modality": modality})
+        state = training.load_checkpoint(path, f"run finetune.py --modality {modality} with {flags} first")
+        training.check_identity(path, state["identity"], {**identity, "modality": modality, "leave_out": leave_out})
         if state["epoch"] < state["flags"]["epochs"]:
             raise ValueError(
                 f"{path}: training stopped after {state['epoch']} of {state['flags']['epochs']} epochs; "
                 "call finetune.py again to finish it"
             )
-        bases.append((modality, path, state))
-    identity["base_sha256"] = [sha256_of_file(path) for _, path, _ in bases]
-    out = args.run / "fused" / f"fold{args.fold}"
-    path, predictions = out / f"{name}.pt", out / f"{name}.npy"
-    if training.is_done(path, predictions, identity, args):
-        return
+        pair.append((modality, path, state))
+    return pair
 
+
+def base_features(pair: list[tuple], data: Segments, rows: np.ndarray, args: argparse.Namespace) -> torch.Tensor:
+    """(n, 64 + 512) features of `rows` by one EEG and one ECG model, without dropout."""
     features = []
-    for modality, base_path, state in bases:
-        signals = training.SignalRows([(run.data, all_rows)], modality)
-        base = training.load_classifier(base_path, state, signals.channels, signals.points).to(args.device)
-        # Each part alone: predict.py then makes the same batches of the test part, and so the same bits.
-        parts = [training.predict(base.features, base, signals, part, args) for part in (train, validation, test)]
-        features.append(torch.cat(parts))
-    features = torch.cat(features, dim=1)  # (n, 64 + 512)
+    for modality, path, state in pair:
+        signals = training.SignalRows([(data, rows)], modality)
+        base = training.load_classifier(path, state, signals.channels, signals.points).to(args.device)
+        features.append(training.predict(base.features, base, signals, np.arange(len(rows)), args))
+    return torch.cat(features, dim=1)
+
+
+def fused_logits(model: FusionModel, features: list[torch.Tensor], args: argparse.Namespace) -> torch.Tensor:
+    """(K, n) logits of the features (n, F) by each of K pairs."""
+    model.eval()
+    with torch.no_grad(), training.autocast(args):
+        return torch.stack([model(each).float() for each in features])
+
+
+def train_model(run, rows, part, labels, pairs, path: Path, identity: dict, origin: dict, args) -> None:
+    """Train on the features of each part (n,) of the training rows by its own pair, and of the validation rows by all
+    pairs; write the checkpoint `path`, and beside it the predictions on the test rows."""
+    # Each part alone: predict.py then makes the same batches of the test part, and so the same bits.
+    own = [rows["train"][part == number] for number in range(len(pairs))]
+    shown = [*own, *[rows["validation"]] * len(pairs)]
+    features = torch.cat([base_features(pair, run.data, some, args) for pair, some in zip([*pairs, *pairs], shown)])
+    truth = torch.from_numpy(labels[np.concatenate(shown)].astype(np.float32)).to(args.device)
+    train, validation = np.split(np.arange(len(truth)), [len(rows["train"])])
+    test = [base_features(pair, run.data, rows["test"], args) for pair in pairs]
 
     training.seed_step(args.seed, 0)
     model = FusionModel(features.shape[1], args.fusion_hidden, args.fusion_dropout).to(args.device)
@@ -80,12 +143,9 @@ def main() -> None:
     def loss(places, generator):
         return F.binary_cross_entropy_with_logits(model(features[places]).float(), truth[places])
 
-    origin = training.origin(run.data, paper.MODALITIES)
     run.start()
     training.fit(model, loss, train, validation, training.step_decay(args), path, args, identity, origin)
-    with torch.no_grad(), training.autocast(args):
-        logits = model.eval()(features[test]).float()
-    training.write_predictions(predictions, rows["test"], labels, logits)
+    training.write_predictions(path.with_suffix(".npy"), rows["test"], labels, fused_logits(model, test, args))
 
 
 if __name__ == "__main__":

@@ -21,13 +21,10 @@ from tqdm import tqdm
 import folds
 import paper
 import training
-from datasets import normalise_name
 from model import FusionModel
 from segments import open_segments, sha256_of_file
 
 MEAN_DTYPE = np.dtype([("segment", "i8"), ("probability", "f4"), ("spread", "f4")])
-# What changes the numbers in a segment; the rest only chooses which segments there are.
-PREPROCESSING = ("low", "high", "filter", "filter_order", "resampling", "normalise")
 
 
 def parse() -> argparse.Namespace:
@@ -62,6 +59,11 @@ def load(path: Path) -> dict:
     state = training.load_checkpoint(path, "train one with finetune.py or fuse.py")
     if not state["identity"].get("target") or not isinstance(state.get("preprocessing"), dict):
         raise ValueError(f"{path}: expected a model of finetune.py or fuse.py, found another or an older one")
+    if state["identity"].get("cross_fit"):
+        raise ValueError(
+            f"{path}: expected a model that is applied alone, found a cross-fitted fusion, which is a test of the "
+            "method; give the model of fuse.py without --cross-fit"
+        )
     if state["epoch"] < state["flags"]["epochs"]:
         raise ValueError(f"{path}: training stopped after {state['epoch']} of {state['flags']['epochs']} epochs")
     return state
@@ -76,26 +78,6 @@ def base_paths(path: Path, state: dict) -> list[Path]:
         if sha256_of_file(base) != expected:
             raise ValueError(f"{base}: expected the model that {path} was made from, found another; fuse again")
     return paths
-
-
-def check_data(path: Path, state: dict, data) -> None:
-    """ValueError where a model was trained on other channels, rates or pre-processing than `data` has."""
-    manifest = data.manifest
-    for modality, wanted in state["channels"].items():
-        found = manifest["channels"].get(modality, [])
-        if [normalise_name(name) for name in found] != [normalise_name(name) for name in wanted]:
-            raise ValueError(
-                f"{path}: expected the {modality} channels {' '.join(wanted)}, found {' '.join(found) or 'none'} in "
-                f"{data.folder}; prepare them with --channels"
-            )
-    pairs = [(name, state.get(name), manifest[name]) for name in ("rate", "points")]
-    pairs += [(name, state["preprocessing"].get(name), manifest["preprocessing"].get(name)) for name in PREPROCESSING]
-    for name, wanted, found in pairs:
-        if wanted != found:
-            raise ValueError(
-                f"{path}: expected segments prepared with {name} {wanted}, found {found} in {data.folder}; "
-                "prepare them as the model's were"
-            )
 
 
 def read_rows(args, data) -> np.ndarray:
@@ -192,7 +174,7 @@ def main() -> None:
     if len(targets) > 1:
         raise ValueError(f"--model: expected models of one target, found {' and '.join(targets)}; call once for each")
     for path, state in zip(args.model, states):
-        check_data(path, state, data)
+        training.check_data(path, state, data)
         if "base_sha256" in state["identity"]:
             base_paths(path, state)
     seen = [path for path, state in zip(args.model, states) if is_training_data(state, data)]

@@ -20,7 +20,8 @@ import torch
 from tqdm import tqdm
 
 import paper
-from folds import write_atomically
+from datasets import normalise_name
+from folds import data_sha256, write_atomically
 from model import SingleModalityModel
 from segments import Segments
 
@@ -29,7 +30,20 @@ CHECKPOINT = {  # key -> type
     **dict.fromkeys(("model", "optimizer", "schedule", "random", "flags", "identity", "channels", "versions"), dict),
     "epoch": int,
 }
-FREE_FLAGS = ("run", "data", "extra", "device", "threads", "checkpoint_minutes", "fresh", "print_flags")  # on resuming
+# What changes the numbers in a segment; the rest of the pre-processing only chooses which segments there are.
+PREPROCESSING = ("low", "high", "filter", "filter_order", "resampling", "normalise")
+VARIANT = ("init", "freeze", "shuffle_labels", "label_fraction")  # flags that give a model files of its own
+FREE_FLAGS = (
+    "run",
+    "data",
+    "extra",
+    "test_data",
+    "device",
+    "threads",
+    "checkpoint_minutes",
+    "fresh",
+    "print_flags",
+)  # on resuming
 FINITE_EVERY = 20  # steps between two looks at the loss: each look makes the CPU wait for the GPU
 
 
@@ -48,6 +62,81 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--fresh", action="store_true", help="start over, replacing what an earlier call wrote")
     group.add_argument("--print-flags", action="store_true", help="print every resolved flag as JSON and stop")
+
+
+def add_variant_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of VARIANT, which finetune.py and fuse.py share."""
+    group = parser.add_argument_group("variant of the single-modality models, named in the files: arousal-random.pt")
+    group.add_argument(
+        "--init", choices=("pretrained", "random"), default="pretrained", help="first weights (paper 3.2.2, 5.1, 5.3)"
+    )
+    group.add_argument(
+        "--freeze",
+        action="store_true",
+        help="train the classifier alone, on CNN, CLS and Transformer as --init left them, without dropout there "
+        "(-frozen; default: everything is trained, paper 3.2.2)",
+    )
+    add_label_flags(group)
+
+
+def add_label_flags(group) -> None:
+    """Those that change the labels of training, for models of any kind."""
+    group.add_argument(
+        "--shuffle-labels",
+        action="store_true",
+        help="control: deal the labels of training and validation anew among the trials of each subject, by --seed and "
+        "--fold; test labels stay true. What a model still scores above chance it owes to the share of high ratings "
+        "of a subject it has met (-shuffled; assumed)",
+    )
+    group.add_argument(
+        "--label-fraction",
+        type=share,
+        default=1.0,
+        metavar="X",
+        help="train on this share of the training trials of each class alone, drawn by --seed and --fold, those of a "
+        "smaller share among those of a larger; validation, test and threshold stay. Whole trials, also where --split "
+        "shares trials with the test (-fraction0.1; default: 1; assumed)",
+    )
+
+
+def add_test_flag(parser: argparse.ArgumentParser) -> None:
+    """--test-data, which finetune.py and fuse.py share."""
+    parser.add_argument(
+        "--test-data",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="DATA",
+        help="after training, also predict every rated segment of these other prepared sets, with the same channels, "
+        "rate, length and pre-processing, into arousal@dreamer.npy. Scales of rating differ: high is above the mean "
+        "that --threshold takes of the other set's own ratings; a number is taken as it is (assumed)",
+    )
+
+
+def share(text: str) -> float:
+    """The argparse type of a number above 0 and up to 1."""
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number above 0 and up to 1, found {text}")
+    return value
+
+
+def variant(args: argparse.Namespace) -> str:
+    """What the names of a model's files carry after the target: "", "-random", "-frozen-fraction0.1" ...; a flag of
+    VARIANT that a script does not have is taken at its default."""
+    flags = vars(args)
+    parts = [
+        "-random" if flags.get("init") == "random" else "",
+        "-frozen" if flags.get("freeze") else "",
+        "-shuffled" if flags.get("shuffle_labels") else "",
+        f"-fraction{flags['label_fraction']:g}" if flags.get("label_fraction", 1.0) < 1 else "",
+    ]
+    return "".join(parts) + (left_out(*flags["leave_out"]) if flags.get("leave_out") else "")
+
+
+def left_out(part: int, parts: int) -> str:
+    """The last of a name's suffixes: of a model that `part` of the training rows was kept from."""
+    return f"-out{part}of{parts}"
 
 
 def add_machine_flags(group) -> None:
@@ -166,6 +255,29 @@ def origin(data: Segments, modalities) -> dict:
     return {"channels": channels, **{key: manifest[key] for key in ("rate", "points", "preprocessing")}}
 
 
+def check_data(path: Path, state: dict, data: Segments) -> None:
+    """ValueError where a model was trained on other channels, rates or pre-processing than `data` has.
+
+    state: a checkpoint, or what `origin` gave; path: what the line names besides the data.
+    """
+    manifest = data.manifest
+    for modality, wanted in state["channels"].items():
+        found = manifest["channels"].get(modality, [])
+        if [normalise_name(name) for name in found] != [normalise_name(name) for name in wanted]:
+            raise ValueError(
+                f"{path}: expected the {modality} channels {' '.join(wanted)}, found {' '.join(found) or 'none'} in "
+                f"{data.folder}; prepare them with --channels"
+            )
+    pairs = [(name, state.get(name), manifest[name]) for name in ("rate", "points")]
+    pairs += [(name, state["preprocessing"].get(name), manifest["preprocessing"].get(name)) for name in PREPROCESSING]
+    for name, wanted, found in pairs:
+        if wanted != found:
+            raise ValueError(
+                f"{path}: expected segments prepared with {name} {wanted}, found {found} in {data.folder}; "
+                "prepare them as the model's were"
+            )
+
+
 def autocast(args: argparse.Namespace):
     """The arithmetic of --precision as a context."""
     return torch.autocast(torch.device(args.device).type, torch.bfloat16, enabled=args.precision == "bf16")
@@ -220,7 +332,7 @@ def load_checkpoint(path: Path, needed_for: str) -> dict:
 
 
 def check_identity(path: Path, found: dict, expected: dict) -> None:
-    """ValueError where a checkpoint was made for other data, folds, fold, target or base models."""
+    """ValueError where a checkpoint was made for other data, folds, fold, target, variant or base models."""
     for key, value in expected.items():
         if found.get(key) != value:
             raise ValueError(
@@ -323,7 +435,7 @@ def fit(model, loss, train, validation, learning_rate, path: Path, args, identit
         print(f"{path}: resuming at epoch {epoch + 1}, step {step}", flush=True)
     else:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for old in (path, log, path.with_suffix(".npy")):
+        for old in (path, log, path.with_suffix(".npy"), *path.parent.glob(f"{path.stem}@*")):
             old.unlink(missing_ok=True)
     for unfinished in path.parent.glob(f"{path.stem}.*.tmp"):  # of a call that was killed while writing
         unfinished.unlink()
@@ -470,9 +582,34 @@ def predict(forward, model, signals: SignalRows, places: np.ndarray, args) -> to
 
 
 def write_predictions(path: Path, rows: np.ndarray, labels: np.ndarray, logits: torch.Tensor) -> None:
-    """Write the test predictions: structured (segment, label, probability), one a row of segments.npy."""
+    """Write the test predictions: structured (segment, label, probability), one a row of segments.npy.
+
+    logits: (n,), or (K, n), of which the K probabilities are averaged.
+    """
     predictions = np.empty(len(rows), PREDICTION_DTYPE)
     predictions["segment"], predictions["label"] = rows, labels[rows]
-    predictions["probability"] = torch.sigmoid(logits.double()).cpu().numpy()
+    predictions["probability"] = torch.sigmoid(logits.double()).reshape(-1, len(rows)).mean(dim=0).cpu().numpy()
     write_atomically(path, lambda file: np.save(file, predictions))
     print(f"{path}: {len(rows)} test predictions")
+
+
+def predict_elsewhere(path: Path, sets: list, logits, args: argparse.Namespace) -> None:
+    """Predict the other labelled sets (`folds.open_test_sets`) with the model of `path`, unless that was done.
+
+    logits(data, rows) -> as `write_predictions` takes them. Writes <stem>@<data set>.npy, whose rows are those of the
+    other set's segments.npy, and then .json, which says which set that was.
+    """
+    for data, rows, labels in sets:
+        predictions = path.with_name(f"{path.stem}@{data.manifest['dataset']}.npy")
+        about = {
+            "data": str(data.folder),
+            "data_set": data.manifest["dataset"],
+            "data_sha256": data_sha256(data),
+            "threshold": args.threshold,
+        }
+        note, text = predictions.with_suffix(".json"), (json.dumps(about, indent=1) + "\n").encode()
+        if predictions.exists() and note.exists() and note.read_bytes() == text:
+            print(f"{predictions}: already done, nothing to do")
+            continue
+        write_predictions(predictions, rows, labels, logits(data, rows))
+        write_atomically(note, lambda file: file.write(text))

@@ -47,22 +47,23 @@ FINETUNE = {
     "lr_factor": 0.65,
     "lr_every": 45,
 }
+VARIANT = {"init": "pretrained", "freeze": False, "shuffle_labels": False, "label_fraction": 1.0}
 EXPECTED = [
     ("pretrain.py --modality eeg --fold 3", {**PRETRAIN, "modality": "eeg", "lr": 5e-4}),
     ("pretrain.py --modality ecg --fold 3", {**PRETRAIN, "modality": "ecg", "lr": 1e-3}),
     (
         "finetune.py --modality eeg --target arousal --fold 3",
-        {**FINETUNE, "init": "pretrained", "classifier_hidden": [64], "classifier_dropout": 0.6},
+        {**FINETUNE, **VARIANT, "classifier_hidden": [64], "classifier_dropout": 0.6},
     ),
     (
         "finetune.py --modality ecg --target valence --fold 3",
-        {**FINETUNE, "init": "pretrained", "classifier_hidden": [1024, 512], "classifier_dropout": 0.3},
+        {**FINETUNE, **VARIANT, "classifier_hidden": [1024, 512], "classifier_dropout": 0.3},
     ),
     (
         "fuse.py --target arousal --fold 3",
         {
             **RUN,
-            "init": "pretrained",
+            **VARIANT,
             "fusion_hidden": [64, 32],
             "fusion_dropout": 0.1,
             "epochs": 52,
@@ -93,7 +94,8 @@ def test_print_flags_gives_the_numbers_of_the_paper(tmp_path, command, expected)
 
 def test_training_flags_are_these_and_no_others(tmp_path):
     machine = {"device", "precision", "threads", "checkpoint_minutes", "fresh", "print_flags"}
-    own = {"pretrain.py": {"extra", "modality"}, "finetune.py": {"modality", "target"}, "fuse.py": {"target"}}
+    own = {"pretrain.py": {"extra", "modality"}, "fuse.py": {"target", "test_data", "cross_fit"}}
+    own["finetune.py"] = {"modality", "target", "test_data", "leave_out"}
     for command, expected in EXPECTED[:5]:
         found = json.loads(done(*command.split(), "--print-flags", cwd=tmp_path))
         assert set(found) == set(expected) | machine | own[command.split()[0]]

@@ -1,0 +1,448 @@
+"""Controls and variants of training: shuffled labels, frozen features, scarce labels, other sets, cross-fitting."""
+
+import hashlib
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from prepared import FINETUNE, FUSE, NETWORK, PRETRAIN, call, contents, done, edit_manifest, write_set
+
+import folds
+import training
+from model import FusionModel
+from segments import open_segments
+
+EEG = ("finetune.py", *"--modality eeg --fold 1 --target arousal".split(), *FINETUNE)
+FOLD = "runs/paper/eeg/fold1/"
+
+
+def open_run(work, split="segment", n_folds=4, seed=0):
+    data = open_segments(work / "data" / "amigos")
+    settings = {**folds.SETTINGS, "split": split, "n_folds": n_folds, "seed": seed}
+    return folds.Run(work / "runs" / "new", settings, data, folds.assign_folds(data.table, split, n_folds, 0))
+
+
+def refused(work, *command, says):
+    before = contents(work)
+    finished = call(*command, cwd=work)
+    assert finished.returncode == 2, finished.stdout
+    assert finished.stderr.startswith(f"{command[0]}: ") and finished.stderr.count("\n") == 1, finished.stderr
+    for words in says:
+        assert words in finished.stderr, finished.stderr
+    assert contents(work) == before
+
+
+def trial_set(table, rows) -> set:
+    return set(trial_of(table, rows))
+
+
+def trial_of(table, rows) -> list:
+    return [tuple(row) for row in table[["subject", "trial"]][rows].tolist()]
+
+
+# ---- labels ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("split", ["segment", "trial", "subject"])
+def test_shuffled_labels_keep_a_subjects_counts_and_a_trials_unity(finished, split):
+    run = open_run(finished, split)
+    table = run.data.table
+    rows, true = run.labelled(2, "arousal")
+    rows_again, shuffled = run.labelled(2, "arousal", shuffle_labels=True)
+    seen = np.concatenate([rows["train"], rows["validation"]])
+    assert all(np.array_equal(rows[name], rows_again[name]) for name in rows)
+    for subject in np.unique(table["subject"][seen]):
+        counts = []
+        for labels in (true, shuffled):
+            of_trial = {}
+            for row in seen[table["subject"][seen] == subject]:
+                of_trial.setdefault(str(table["trial"][row]), set()).add(int(labels[row]))
+            assert all(len(found) == 1 for found in of_trial.values())
+            counts.append(sorted(min(found) for found in of_trial.values()))
+        assert counts[0] == counts[1]
+    others = np.setdiff1d(np.arange(len(table)), seen)
+    assert np.isin(rows["test"], others).all() and np.array_equal(true[others], shuffled[others])
+    assert (true[seen] != shuffled[seen]).any()
+
+
+def test_shuffling_is_a_function_of_seed_and_fold(finished):
+    found = [
+        open_run(finished, seed=seed).labelled(fold, "arousal", True)[1] for seed, fold in ((0, 2), (0, 2), (1, 2))
+    ]
+    assert np.array_equal(found[0], found[1]) and not np.array_equal(found[0], found[2])
+    run = open_run(finished)
+    one, two = (run.labelled(fold, "arousal", True)[1] for fold in (1, 2))
+    both = np.setdiff1d(np.arange(len(one)), np.concatenate([run.split(fold)["test"] for fold in (1, 2)]))
+    assert not np.array_equal(one[both], two[both])
+
+
+def test_shuffled_labels_say_nothing_of_the_trial():
+    """Over many shuffles a trial's label is high as often as its subject's trials are, whatever its own."""
+    table = np.zeros(8, [("subject", "U16"), ("trial", "U32")])
+    table["subject"], table["trial"] = ["A"] * 4 + ["B"] * 4, list("1234") * 2
+    true = np.array([1, 0, 0, 0, 1, 1, 1, 0], np.int8)
+    random = np.random.default_rng(0)
+    rate = np.mean([folds.shuffle_within_subject(table, true, np.arange(8), random) for _ in range(4000)], axis=0)
+    np.testing.assert_allclose(rate, [0.25] * 4 + [0.75] * 4, atol=4 * np.sqrt(0.25 * 0.75 / 4000))
+
+
+@pytest.mark.parametrize("split", ["segment", "trial", "subject"])
+def test_fractions_are_nested_whole_trials_of_both_classes(finished, split):
+    run = open_run(finished, split)
+    table = run.data.table
+    whole, labels = run.labelled(2, "arousal")
+    inside = trial_set(table, whole["train"])
+    assert np.array_equal(run.labelled(2, "arousal", label_fraction=1.0)[0]["train"], whole["train"])
+    for fraction in (0.8, 0.5, 0.3, 0.1):
+        rows, found = run.labelled(2, "arousal", label_fraction=fraction)
+        chosen = trial_set(table, rows["train"])
+        assert chosen < inside
+        expected = whole["train"][[name in chosen for name in trial_of(table, whole["train"])]]
+        assert np.array_equal(rows["train"], expected)  # each chosen trial with all it has in training
+        for label in (0, 1):
+            of_class = whole["train"][labels[whole["train"]] == label]
+            share = len(trial_set(table, rows["train"][found[rows["train"]] == label]))
+            assert share == round(fraction * len(trial_set(table, of_class)))
+        assert all(np.array_equal(rows[name], whole[name]) for name in ("validation", "test"))
+        assert np.array_equal(found, labels)
+        inside = chosen
+    other = open_run(finished, split, seed=1).labelled(2, "arousal", label_fraction=0.3)[0]["train"]
+    assert trial_set(table, other) != trial_set(table, run.labelled(2, "arousal", label_fraction=0.3)[0]["train"])
+
+
+@pytest.mark.parametrize("value", ["0", "-0.5", "1.5", "nan", "much"])
+def test_fractions_that_are_none(work, value):
+    finished = call(*EEG, "--label-fraction", value, cwd=work)
+    assert finished.returncode == 2 and "--label-fraction" in finished.stderr.splitlines()[-1]
+
+
+def test_a_fraction_without_a_trial_of_a_class(work):
+    flags = "--label-fraction", 0.001
+    refused(work, *EEG, *flags, says=["--label-fraction 0.001", "none of the 12 low", "use a larger fraction"])
+
+
+# ---- training -------------------------------------------------------------------------------------------------------
+
+
+def by_hand(work, stem, rows, data="amigos", modality="eeg", what="classify"):
+    """Logits, or features, of a single-modality checkpoint, one segment at a time."""
+    path = work / f"{stem}.pt"
+    signals = open_segments(work / "data" / data).signals[modality]
+    model = training.load_classifier(path, training.load_checkpoint(path, ""), *signals.shape[1:])
+    with torch.no_grad():
+        return torch.cat([getattr(model, what)(torch.from_numpy(signals[row][None].copy())) for row in rows])
+
+
+def test_training_learns_from_the_shuffled_labels_and_is_tested_on_true_ones(work):
+    done(*EEG, "--shuffle-labels", cwd=work)
+    rows, true = open_run(work).labelled(1, "arousal")
+    taught = open_run(work).labelled(1, "arousal", shuffle_labels=True)[1]
+    found = np.load(work / f"{FOLD}arousal-shuffled.npy")
+    assert np.array_equal(found["label"], true[rows["test"]])
+    logged = json.loads((work / f"{FOLD}arousal-shuffled.jsonl").read_text().splitlines()[-1])["validation_loss"]
+    losses = []
+    for labels in (taught, true):
+        target = torch.from_numpy(labels[rows["validation"]].astype(np.float32))
+        logits = by_hand(work, f"{FOLD}arousal-shuffled", rows["validation"])
+        losses.append(F.binary_cross_entropy_with_logits(logits, target).item())
+    assert logged == pytest.approx(losses[0], rel=1e-5) and logged != pytest.approx(losses[1], rel=1e-3)
+
+
+@pytest.mark.parametrize("init", ["pretrained", "random"])
+def test_frozen_weights_stay_and_the_classifier_moves(work, init):
+    flags = "--freeze", "--init", init, *(NETWORK if init == "random" else ()), "--dropout", 0.5, "--lr", 0.01
+    stem = f"{FOLD}arousal{'-random' if init == 'random' else ''}-frozen"
+    done(*EEG, *flags, cwd=work)
+    later = torch.load(work / f"{stem}.pt", weights_only=True)["model"]
+    assert len(later) > 10
+    if init == "pretrained":
+        first = torch.load(work / f"{FOLD}pretrain.pt", weights_only=True)["model"]
+        for name in later:
+            assert name.startswith("classifier.") or torch.equal(later[name], first[name]), name
+    done(*EEG, *flags, "--epochs", 1, "--run", "runs/one", "--fresh", *one_run(work, init), cwd=work)
+    sooner = torch.load(work / f"{stem.replace('paper', 'one')}.pt", weights_only=True)["model"]
+    for name in later:
+        assert torch.equal(later[name], sooner[name]) != name.startswith("classifier."), name
+    rows = open_run(work).labelled(1, "arousal")[0]
+    found = np.load(work / f"{stem}.npy")["probability"]
+    np.testing.assert_allclose(found, torch.sigmoid(by_hand(work, stem, rows["test"])), rtol=1e-5)
+    log = (work / f"{stem}.jsonl").read_text().splitlines()  # the loss of the stored features is that of the network
+    logits = by_hand(work, stem, rows["validation"])
+    labels = torch.from_numpy(open_run(work).labelled(1, "arousal")[1][rows["validation"]].astype(np.float32))
+    expected = F.binary_cross_entropy_with_logits(logits, labels).item()
+    assert json.loads(log[-1])["validation_loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def one_run(work, init):
+    """The flags, and the pre-training, of a second run on the same folds."""
+    if init == "pretrained":
+        done(*"pretrain.py --modality eeg --fold 1 --run runs/one --n-folds 4".split(), *PRETRAIN, cwd=work)
+    return "--n-folds", 4
+
+
+def test_a_fraction_trains_on_its_rows_alone(work):
+    """Signals of the left-out training trials are not even read: NaN there goes unnoticed."""
+    run = open_run(work)
+    kept = run.labelled(1, "arousal", label_fraction=0.3)[0]
+    left_out = np.setdiff1d(run.labelled(1, "arousal")[0]["train"], kept["train"])
+    signals = np.load(work / "data/amigos/eeg.npy", mmap_mode="r+")
+    signals[left_out] = np.nan
+    signals.flush()
+    done(*EEG, "--label-fraction", 0.3, cwd=work)
+    assert "holds NaN" in call(*EEG, "--label-fraction", 0.8, cwd=work).stderr
+    assert torch.load(work / f"{FOLD}arousal-fraction0.3.pt", weights_only=True)["identity"]["label_fraction"] == 0.3
+
+
+def test_frozen_training_stopped_and_resumed_ends_in_the_same_bits(work, monkeypatch):
+    command = *EEG, "--freeze", "--epochs", 6, "--classifier-dropout", 0.4, "--lr", 0.01
+    done(*command, cwd=work)
+    path = work / f"{FOLD}arousal-frozen"
+    names = [path.with_name(f"{path.name}.{ending}") for ending in ("pt", "npy")]
+    alone = torch.load(names[0], weights_only=True), np.load(names[1])
+    save, saved = training.save_checkpoint, []
+
+    def save_and_stop(path, state):
+        save(path, state)
+        saved.append(state["epoch"])
+        if saved == [1, 2, 3]:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "save_checkpoint", save_and_stop)
+        assert call(*command, "--fresh", cwd=work).returncode == 128 + signal.SIGTERM
+    assert torch.load(names[0], weights_only=True)["epoch"] == 3 and not names[1].exists()
+    assert "resuming at epoch 4" in done(*command, cwd=work)
+    again = torch.load(names[0], weights_only=True), np.load(names[1])
+    assert all(torch.equal(value, again[0]["model"][name]) for name, value in alone[0]["model"].items())
+    assert np.array_equal(alone[1], again[1])
+
+
+# ---- other labelled sets --------------------------------------------------------------------------------------------
+
+
+def other_set(work, name="other", **options):
+    """Other people, who rate from 1 to 5."""
+    folder = write_set(work / "data" / name, name=name, subjects=3, seed=5, **options)
+    table = np.load(folder / "segments.npy")
+    for target in ("arousal", "valence"):
+        table[target] = table[target] / 2 + 0.5  # 1.5 and 3.5: all low for the mean of the run, 4
+    np.save(folder / "segments.npy", table)
+    return folder
+
+
+def test_another_set_is_predicted_after_training_and_later(work):
+    table = np.load(other_set(work) / "segments.npy")
+    other_set(work, "third")
+    before = contents(work / FOLD)
+    out = done(*EEG, "--test-data", "data/other", cwd=work)
+    assert "arousal.pt: already done" in out and "arousal@other.npy: 60 test predictions" in out
+    after = contents(work / FOLD)
+    assert after.items() > before.items() and after.keys() - before.keys() == {
+        "arousal@other.npy",
+        "arousal@other.json",
+    }
+    found = np.load(work / f"{FOLD}arousal@other.npy")
+    assert found["segment"].tolist() == np.flatnonzero(~np.isnan(table["arousal"])).tolist()
+    assert found["label"].tolist() == (table["arousal"][found["segment"]] > 2.5).tolist()
+    logits = by_hand(work, f"{FOLD}arousal", found["segment"], "other")
+    np.testing.assert_allclose(found["probability"], torch.sigmoid(logits), rtol=1e-5)
+    sha256 = folds.data_sha256(open_segments(work / "data" / "other"))
+    about = {"data": "data/other", "data_set": "other", "data_sha256": sha256, "threshold": "global"}
+    assert json.loads((work / f"{FOLD}arousal@other.json").read_text()) == about
+
+    assert "arousal@other.npy: already done" in done(*EEG, "--test-data", "data/other", cwd=work)
+    assert contents(work / FOLD) == after
+    done(*EEG, "--lr", 0.01, "--fresh", "--test-data", "data/third", cwd=work)
+    names = {path.name for path in (work / FOLD).iterdir()}
+    assert "arousal@third.npy" in names and "arousal@other.npy" not in names  # of the model that is no more
+
+
+def test_the_fused_model_predicts_another_set_as_predict_does(work):
+    other_set(work)
+    done("fuse.py", "--target", "arousal", "--fold", 1, *FUSE, "--test-data", "data/other", cwd=work)
+    model = "runs/paper/fused/fold1/arousal"
+    done("predict.py", "--model", f"{model}.pt", "--data", "data/other", "--rows", f"{model}@other.npy", cwd=work)
+    predicted = np.load(work / "predictions" / "fused-fold1-arousal.npy")
+    assert np.array_equal(predicted["probability"], np.load(work / f"{model}@other.npy")["probability"])
+
+
+def same_recordings(manifest):
+    manifest["sources"][1]["sha256"] = hashlib.sha256(b"mini 0 2").hexdigest()
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (lambda m: m["channels"].update(eeg=["F7", "O1"]), ["channels F7 F3, found F7 O1"]),
+        (lambda m: m.update(rate=256), ["rate 128, found 256"]),
+        (lambda m: m["preprocessing"].update(normalise="none"), ["normalise subject, found none"]),
+        (lambda m: m.update(dataset="mini"), ["is mini, the data set of data/amigos"]),
+        (same_recordings, ["its source S1.mat is the file S2.mat of data/amigos"]),
+    ],
+)
+def test_sets_prepared_otherwise_or_of_the_runs_own_recordings(work, change, says):
+    edit_manifest(other_set(work), change)
+    for command in (EEG, ("fuse.py", "--target", "arousal", "--fold", 1, *FUSE)):
+        refused(work, *command, "--test-data", "data/other", says=["data/amigos", "data/other", *says])
+
+
+def test_sets_of_another_length_or_name_or_without_ratings(work):
+    other_set(work, points=80)
+    refused(work, *EEG, "--test-data", "data/other", says=["data/amigos", "points 96, found 80 in data/other"])
+    write_set(work / "data" / "unrated", name="unrated", subjects=0)
+    refused(work, *EEG, "--test-data", "data/unrated", says=["data/unrated/segments.npy: no arousal rating"])
+    refused(work, *EEG, "--test-data", "data/none", says=["data/none/manifest.json"])
+    for name in ("one", "two"):
+        edit_manifest(other_set(work, name), lambda m: m.update(dataset="same"))
+    refused(work, *EEG, "--test-data", "data/one", "data/two", says=["data/two: is same, as is data/one"])
+
+
+def test_a_set_of_the_pretraining_and_a_threshold_of_training(work):
+    other_set(work)
+    fold = "--modality", "eeg", "--fold", 1, "--run", "runs/new", "--n-folds", 4
+    done("pretrain.py", *fold, *PRETRAIN, "--extra", "data/other", cwd=work)
+    flags = *fold, "--test-data", "data/other"
+    refused(work, *EEG, *flags, says=["data/other: the model was pre-trained on it"])
+    done(*EEG, *flags, "--init", "random", *NETWORK, cwd=work)
+    done("pretrain.py", *fold, "--modality", "ecg", *PRETRAIN, cwd=work)
+    for modality in ("ecg", "eeg"):
+        done(*EEG, *fold, "--modality", modality, cwd=work)
+    fuse = "fuse.py", "--target", "arousal", *fold[2:], *FUSE, "--test-data", "data/other"
+    refused(work, *fuse, says=["data/other: the model was pre-trained on it"])
+    flags = *EEG, *NETWORK, *"--init random --run runs/train --n-folds 4 --threshold train".split()
+    refused(work, *flags, "--test-data", "data/other", says=["--test-data", "found train"])
+
+
+# ---- cross-fitted fusion --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("split, n_folds", [("segment", 4), ("subject", 3)])
+def test_cross_fitting_shows_the_fusion_no_segment_by_a_model_trained_on_it(work, monkeypatch, split, n_folds):
+    read, models = [], []  # rows that the script reads, and the number of the read at which a base model was loaded
+    batch, load = training.SignalRows.batch, training.load_classifier
+
+    def spy_batch(signals, places, device):
+        read.append(signals.row[places])
+        return batch(signals, places, device)
+
+    def spy_load(path, *others):
+        models.append((path.name, len(read)))
+        return load(path, *others)
+
+    monkeypatch.setattr(training.SignalRows, "batch", spy_batch)
+    monkeypatch.setattr(training, "load_classifier", spy_load)
+    common = *"--init random --run runs/new --fold 1 --target arousal --n-folds".split(), n_folds, "--split", split
+    rows = open_run(work, split, n_folds).labelled(1, "arousal")[0]
+    held_out = np.concatenate([rows["validation"], rows["test"]])
+    trained_on = {}
+    for part in range(3):
+        for modality in ("eeg", "ecg"):
+            read.clear()
+            flags = "--modality", modality, "--leave-out", f"{part}/3", "--epochs", 1
+            done(*EEG, *NETWORK, *common, *flags, cwd=work)
+            name = f"arousal-random-out{part}of3.pt"
+            trained = np.setdiff1d(np.concatenate(read), held_out)
+            assert np.array_equal(trained_on.setdefault(name, trained), trained)  # the same for EEG and ECG
+            assert len(trained) == pytest.approx(2 / 3 * len(rows["train"]), rel=0.35)
+
+    read.clear(), models.clear()
+    flags = *FUSE, *"--cross-fit 3 --fusion-dropout 0 --epochs 1 --lr 1e-12".split()
+    done("fuse.py", *common, *flags, cwd=work)
+    shown = {name: [] for name in trained_on}
+    for (name, start), (_, end) in zip(models, [*models[1:], (None, len(read))]):
+        shown[name].append(np.concatenate(read[start:end]))
+    shown = {name: np.unique(np.concatenate(found)) for name, found in shown.items()}
+    unit = folds.units(open_run(work).data.table, split)
+    for name, found in shown.items():
+        assert not np.isin(unit[found], unit[trained_on[name]]).any() and np.isin(held_out, found).all()
+    parts = [np.setdiff1d(found, held_out) for found in shown.values()]
+    assert np.array_equal(np.sort(np.concatenate(parts)), rows["train"])  # each training segment once
+
+    # What was computed from these features: the losses of the network (all but untrained) and the mean probability.
+    fold = work / "runs/new/fused-crossfit/fold1"
+    model = FusionModel(12, [6], 0.0).eval()
+    model.load_state_dict(torch.load(fold / "arousal-random.pt", weights_only=True)["model"])
+    labels = open_run(work, split, n_folds).labelled(1, "arousal")[1]
+
+    def logits(part, some):
+        stem = f"fold1/arousal-random-out{part}of3"
+        both = [by_hand(work, f"runs/new/{name}/{stem}", some, "amigos", name, "features") for name in ("eeg", "ecg")]
+        with torch.no_grad():
+            return model(torch.cat(both, dim=1))
+
+    def loss(shown):
+        found = torch.cat([logits(part, some) for part, some in enumerate(shown)])
+        truth = torch.from_numpy(labels[np.concatenate(shown)].astype(np.float32))
+        return F.binary_cross_entropy_with_logits(found, truth).item()
+
+    line = json.loads((fold / "arousal-random.jsonl").read_text())
+    assert line["train_loss"] == pytest.approx(loss(parts), rel=1e-5)
+    assert line["validation_loss"] == pytest.approx(loss([rows["validation"]] * 3), rel=1e-5)
+    predictions = np.load(fold / "arousal-random.npy")
+    assert np.array_equal(predictions["segment"], rows["test"])
+    mean = np.mean([torch.sigmoid(logits(part, rows["test"])).numpy() for part in range(3)], axis=0)
+    np.testing.assert_allclose(predictions["probability"], mean, rtol=1e-5)
+
+
+@pytest.mark.parametrize("value", ["5", "5/5", "0/1", "/5", "a/5", "0/5/5"])
+def test_parts_that_are_none(work, value):
+    finished = call(*EEG, "--leave-out", value, cwd=work)
+    assert finished.returncode == 2 and "argument --leave-out: expected J/K" in finished.stderr.splitlines()[-1]
+
+
+def test_cross_fitting_takes_models_of_its_parts_alone(work):
+    fuse = "fuse.py", "--target", "arousal", "--fold", 1, *FUSE, "--cross-fit", 2
+    refused(work, *fuse, says=["eeg/fold1/arousal-out0of2.pt: no such checkpoint", "--leave-out 0/2"])
+    (work / f"{FOLD}arousal.pt").rename(work / f"{FOLD}arousal-out0of2.pt")
+    refused(work, *fuse, says=["arousal-out0of2.pt", "leave out [0, 2], found None"])
+    done(*EEG, "--leave-out", "0/2", "--fresh", cwd=work)
+    (work / f"{FOLD}arousal-out0of2.pt").rename(work / f"{FOLD}arousal.pt")
+    refused(work, *fuse[:-2], says=["eeg/fold1/arousal.pt", "leave out None, found [0, 2]"])
+    subjects = *"--init random --run runs/new --split subject --n-folds 3".split(), *NETWORK
+    refused(
+        work, *EEG, *subjects, "--leave-out", "0/9", says=["data/amigos/segments.npy", "expected 9 units", "found 3"]
+    )
+
+
+# ---- names, fusion, refusals ----------------------------------------------------------------------------------------
+
+
+def test_fusion_takes_the_bases_rows_and_labels_of_its_variant(work):
+    flags = *"--init random --freeze --shuffle-labels --label-fraction 0.5".split(), "--epochs", 1
+    suffix = "-random-frozen-shuffled-fraction0.5"
+    for modality in ("eeg", "ecg"):
+        done(*EEG, *NETWORK, "--modality", modality, *flags, cwd=work)
+        assert (work / f"runs/paper/{modality}/fold1/arousal{suffix}.npy").exists()
+    fuse = "fuse.py", "--target", "arousal", "--fold", 1, *FUSE, *flags
+    out = done(*fuse, cwd=work)
+    rows, _ = open_run(work).labelled(1, "arousal", True, 0.5)
+    assert f"{len(rows['train'])} train" in out and len(rows["train"]) < 60
+    done("predict.py", "--model", f"runs/paper/fused/fold1/arousal{suffix}.pt", "--data", "data/amigos", cwd=work)
+    predicted = np.load(work / "predictions" / f"fused-fold1-arousal{suffix}.npy")["probability"]
+    found = np.load(work / f"runs/paper/fused/fold1/arousal{suffix}.npy")
+    np.testing.assert_allclose(predicted[found["segment"]], found["probability"], rtol=1e-5)
+    assert "already done" in done(*fuse, cwd=work)
+
+
+@pytest.mark.parametrize(
+    "flags, suffix, key",
+    [
+        (["--freeze"], "frozen", "freeze False, found True"),
+        (["--shuffle-labels"], "shuffled", "shuffle labels False, found True"),
+        (["--label-fraction", 0.5], "fraction0.5", "label fraction 1.0, found 0.5"),
+    ],
+)
+def test_a_checkpoint_of_another_variant_is_refused(work, flags, suffix, key):
+    done(*EEG, *flags, "--epochs", 1, cwd=work)
+    (work / f"{FOLD}arousal-{suffix}.pt").replace(work / f"{FOLD}arousal.pt")
+    refused(work, *EEG, says=["eeg/fold1/arousal.pt", key])
+    refused(work, "fuse.py", "--target", "arousal", "--fold", 1, *FUSE, says=["eeg/fold1/arousal.pt", key])
+
+
+def test_a_variant_without_its_bases_is_named(work):
+    command = "fuse.py", "--target", "arousal", "--fold", 1, *FUSE, "--shuffle-labels"
+    refused(work, *command, says=["eeg/fold1/arousal-shuffled.pt: no such checkpoint"])
