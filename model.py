@@ -202,10 +202,13 @@ def sample_mask(batch: int, points: int, probability: float, span: int, generato
     return started[:, span:] > started[:, :-span]  # a span started at one of the last `span` points
 
 
-def masked_mse(predicted: Tensor, signals: Tensor, mask: Tensor) -> Tensor:
-    """Mean squared error of (B, C, L) predictions over the masked points of mask (B, L) and all channels (assumed)."""
+def masked_mse(predicted: Tensor, signals: Tensor, mask: Tensor, count: Tensor | None = None) -> Tensor:
+    """Mean squared error of (B, C, L) predictions over the masked points of mask (B, L) and all channels (assumed).
+
+    count: the number of masked points of the whole batch, of which these samples are a share.
+    """
     error = (predicted.to(signals.dtype) - signals).square().mean(dim=1)  # (B, L)
-    return error[mask].mean()
+    return error[mask].sum() / (mask.sum() if count is None else count)
 
 
 def parameter_count(model: nn.Module) -> int:
