@@ -625,7 +625,7 @@ def read_log(log: Path, epochs: int) -> list[str]:
 
 @torch.no_grad()
 def predict(forward, model, signals: SignalRows, places: np.ndarray, args) -> torch.Tensor:
-    """forward(batch (B, C, L)) at all `places`, without dropout, as one tensor on the device, float32 but for --precision fp64."""
+    """forward(batch (B, C, L)) at all `places`, without dropout, as one tensor on the device, in the precision of the weights."""
     model.eval()
     outputs = []
     batches = np.array_split(places, -(-len(places) // args.batch_size))
