@@ -3,14 +3,15 @@
     python benchmark.py prepare --raw eegmat
     python benchmark.py cohort --folder /scratch
     python benchmark.py attention --batches 64 256
+    python benchmark.py scale --folder /scratch/scale --processes 1 2 4 8
 """
 
 import argparse
 import sys
 
-from benchmarking import attention, cohort, preparation
+from benchmarking import attention, cohort, preparation, scale
 
-PARTS = {"prepare": preparation, "cohort": cohort, "attention": attention}
+PARTS = {"prepare": preparation, "cohort": cohort, "attention": attention, "scale": scale}
 
 
 def parse_flags(argv) -> argparse.Namespace:

@@ -231,10 +231,15 @@ class SignalRows:
         for (data, _), found in zip(parts, layouts):
             if found != layouts[0]:
                 raise ValueError(f"{data.folder}: expected {modality} with {layouts[0]}, found {found}")
-        self.files = [(data.folder / f"{modality}.npy", data.signals[modality]) for data, _ in parts]
+        arrays = [(data.folder / f"{modality}.npy", data.signals[modality]) for data, _ in parts]
+        for path, array in arrays:
+            if not array.flags.c_contiguous:
+                raise ValueError(f"{path}: expected an array in C order, found Fortran order; prepare the data again")
+        # Read, not mapped: every page of a mapped file that was looked at would count as memory of this process.
+        self.files = [(path, open(path, "rb", buffering=0), array.offset) for path, array in arrays]
         self.part = np.concatenate([np.full(len(rows), number) for number, (_, rows) in enumerate(parts)])
         self.row = np.concatenate([rows for _, rows in parts])
-        self.channels, self.points = self.files[0][1].shape[1:]
+        self.channels, self.points = arrays[0][1].shape[1:]
 
     def __len__(self) -> int:
         return len(self.row)
@@ -243,8 +248,10 @@ class SignalRows:
         """(B, C, L) signals at `places` (0 .. len - 1) on `device`; ValueError where one is not finite."""
         signals = np.empty((len(places), self.channels, self.points), np.float32)
         for number, place in enumerate(places):
-            path, array = self.files[self.part[place]]
-            signals[number] = array[self.row[place]]
+            path, file, start = self.files[self.part[place]]
+            file.seek(start + int(self.row[place]) * signals[number].nbytes)
+            if file.readinto(signals[number]) < signals[number].nbytes:
+                raise ValueError(f"{path}: ends before row {self.row[place]}; prepare the data again with --fresh")
         if not np.isfinite(signals).all():
             place = places[np.flatnonzero(~np.isfinite(signals).all(axis=(1, 2)))[0]]
             path = self.files[self.part[place]][0]
