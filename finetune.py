@@ -85,7 +85,7 @@ def main() -> None:
                 "call pretrain.py again to finish it"
             )
     identity |= {"target": args.target, "threshold": args.threshold, "leave_out": args.leave_out}
-    identity |= {name: getattr(args, name) for name in training.VARIANT}
+    identity |= {flag: getattr(args, flag) for flag in training.VARIANT}
     identity["init_sha256"] = sha256_of_file(path) if pretrained else None
     path = folder(args) / f"{args.target}{training.variant(args)}.pt"
 

@@ -59,7 +59,7 @@ def main() -> None:
     rows, labels = run.labelled(args.fold, args.target, args.shuffle_labels, args.label_fraction)
     name, parts = args.target + training.variant(args), args.cross_fit
     identity = {**run.identity, "fold": args.fold, "target": args.target, "threshold": args.threshold}
-    identity |= {name: getattr(args, name) for name in training.VARIANT}
+    identity |= {flag: getattr(args, flag) for flag in training.VARIANT}
     if parts:
         part = run.training_parts(args.fold, rows["train"], parts)
         pairs = [load_bases(args, name, identity, [number, parts]) for number in range(parts)]

@@ -269,7 +269,7 @@ def layout(data: Segments, modality: str) -> dict:
 def origin(data: Segments, modalities) -> dict:
     """What a checkpoint keeps of the signals that it was trained on, and predict.py compares with others."""
     manifest = data.manifest
-    channels = {modality: manifest["channels"][modality] for modality in modalities}
+    channels = {modality: layout(data, modality)["channels"] for modality in modalities}
     return {"channels": channels, **{key: manifest[key] for key in ("rate", "points", "preprocessing")}}
 
 
