@@ -61,6 +61,12 @@ class SelfAttention(nn.Module):
         mixed = attention(q, k, v, dropout_p=self.dropout if self.training else 0.0, seed=seed)
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
+    def cls_weights(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, H, N): what the first token takes of each token, without dropout; each row sums to 1."""
+        q, k, _ = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
+        q, k = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q[:, :1], k))
+        return (q @ k.mT / math.sqrt(q.shape[-1])).softmax(dim=-1).squeeze(2)
+
 
 class TransformerLayer(nn.Module):
     """Post-norm Transformer layer, (B, N, D) -> (B, N, D); its state loads from and into
@@ -142,6 +148,13 @@ class SingleModalityModel(nn.Module):
         if classifier_hidden:
             self.classifier = FCN(hidden, classifier_hidden, 1, classifier_dropout)
 
+    def tokens(self, signals: Tensor) -> Tensor:
+        """(B, C, L) -> (B, N, D): CLS and the encoded points, with their positions; what the first layer takes."""
+        points = self.encoder(signals)
+        cls = self.cls.to(points.dtype).expand(len(points), 1, -1)
+        x = torch.cat([cls, points], dim=1)
+        return x + self.positions.to(x.dtype)
+
     def encode(
         self, signals: Tensor, mask: Tensor | None = None, seed: Tensor | None = None, cls_only: bool = False
     ) -> Tensor:
@@ -152,10 +165,7 @@ class SingleModalityModel(nn.Module):
         """
         if mask is not None:
             signals = signals.masked_fill(mask[:, None], 0.0)
-        points = self.encoder(signals)
-        cls = self.cls.to(points.dtype).expand(len(points), 1, -1)
-        x = torch.cat([cls, points], dim=1)
-        x = x + self.positions.to(x.dtype)
+        x = self.tokens(signals)
         if seed is None and self.training:
             seed = torch.randint(2**62, (len(self.layers), len(x)), device=x.device)
         for number, layer in enumerate(self.layers):
@@ -174,6 +184,13 @@ class SingleModalityModel(nn.Module):
     def classify(self, signals: Tensor, seed: Tensor | None = None) -> Tensor:
         """(B, C, L) -> (B,) logits of high arousal or valence (path B)."""
         return self.classifier.output(self.features(signals, seed)).squeeze(-1)
+
+    def cls_attention(self, signals: Tensor) -> Tensor:
+        """(B, C, L) -> (B, H, N): the last layer's attention weights of CLS, of a model in evaluation mode."""
+        x = self.tokens(signals)
+        for layer in self.layers[:-1]:
+            x = layer(x)
+        return self.layers[-1].self_attn.cls_weights(x)
 
 
 class FusionModel(nn.Module):

@@ -120,6 +120,23 @@ def test_heads_read_the_tokens_the_paper_names():
     )
 
 
+def test_attention_of_cls_is_that_of_torch_on_the_same_parameters():
+    torch.manual_seed(0)
+    model = SingleModalityModel(3, [5, 3], [8, 12], 2, 3, 16, 0.1, classifier_hidden=[4], points=50).double().eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    theirs = nn.MultiheadAttention(12, 3, batch_first=True, dtype=torch.float64)
+    theirs.load_state_dict(model.layers[-1].self_attn.state_dict())
+    received = []
+    model.layers[-1].register_forward_pre_hook(lambda _, inputs: received.append(inputs[0]))
+    signals = torch.randn(2, 3, 50, dtype=torch.float64)
+    model.encode(signals)
+    _, expected = theirs(received[0], received[0], received[0], need_weights=True, average_attn_weights=False)
+    found = model.cls_attention(signals)
+    assert found.shape == (2, 3, 51) and close(found, expected[:, :, 0])
+    assert found.std() > 1e-3  # far from uniform
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_the_last_layer_for_cls_alone_gives_the_same_loss_and_gradients(dropout):
     torch.manual_seed(0)
