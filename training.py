@@ -632,7 +632,8 @@ def read_log(log: Path, epochs: int) -> list[str]:
 
 @torch.no_grad()
 def predict(forward, model, signals: SignalRows, places: np.ndarray, args) -> torch.Tensor:
-    """forward(batch (B, C, L)) at all `places`, without dropout, as one tensor on the device, in the precision of the weights."""
+    """forward(batch (B, C, L)) at all `places`, without dropout, as one tensor on the device: float32, or float64 with
+    --precision fp64."""
     model.eval()
     outputs = []
     batches = np.array_split(places, -(-len(places) // args.batch_size))

@@ -133,9 +133,8 @@ def test_several_processes_train_as_one_does(folder, tmp_path, count, batch_size
         for key, weight in one["model"].items():
             assert weight.dtype == torch.float64
             if key.endswith("in_proj_bias"):  # that of the keys changes no softmax: its gradient is rounding alone
-                weight, several["model"][key] = (
-                    torch.cat(each.chunk(3)[::2]) for each in (weight, several["model"][key])
-                )
+                biases = weight, several["model"][key]
+                weight, several["model"][key] = (torch.cat(bias.chunk(3)[::2]) for bias in biases)
             torch.testing.assert_close(several["model"][key], weight, rtol=1e-7, atol=1e-9)
         assert [file for file in same if ".log" not in file] == files
         assert several.keys() == one.keys() and {**several["flags"], "run": "one"} == one["flags"]
@@ -212,7 +211,7 @@ def test_killed_while_the_other_is_busy(tmp_path):
 
 
 def test_what_is_drawn_at_random(monkeypatch):
-    """Masks and attention dropout do not depend on the number of processes; no two draw the same of torch.nn.Dropout."""
+    """Masks and attention dropout do not depend on the number of processes; other dropouts differ between any two."""
     training.seed_step(0, 0)
     model = SingleModalityModel(2, [3], [8], 2, 2, 12, 0.3, mvp_hidden=[8], points=40).double()
     args = type("", (), {"layers": 2, "device": "cpu", "precision": "fp64"})
