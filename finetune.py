@@ -130,13 +130,13 @@ def train_model(run, rows, labels, pretrained: dict | None, path: Path, identity
     if args.freeze:
         # Without a gradient, Adam leaves the weights that made these alone.
         seen = np.concatenate([train, validation])
-        cls = training.predict(lambda batch: model.encode(batch, cls_only=True)[:, 0], model, signals, seen, args)
+        cls = training.predict(model.encode_cls, model, signals, seen, args)
 
     def loss(places, generator, mine):
         if args.freeze:
             logits = model.classifier(cls[places[mine]]).squeeze(-1)
         else:
-            seeds = training.attention_seeds(generator, len(places), mine, args)
+            seeds = training.layer_seeds(generator, len(places), mine, args)
             logits = model.classify(signals.batch(places[mine], *training.place(args)), seeds)
         wanted = truth[places[mine]]
         mean = F.binary_cross_entropy_with_logits(logits.to(wanted.dtype), wanted)

@@ -15,7 +15,7 @@ import folds
 import paper
 import ranks
 import training
-from model import SingleModalityModel, masked_mse, parameter_count, sample_mask
+from model import SingleModalityModel, parameter_count, sample_mask
 from segments import open_segments
 
 SIGNAL_FLAGS = ("low", "high", "filter_order", "normalise")  # of prepare_data.py, which all sets should share
@@ -101,9 +101,9 @@ def main() -> None:
 
     def loss(places, generator, mine):
         batch = signals.batch(places[mine], *training.place(args))
-        mask = masks(len(places), generator).to(args.device)
-        seeds = training.attention_seeds(generator, len(places), mine, args)
-        return masked_mse(model.reconstruct(batch, mask[mine], seeds), batch, mask[mine], mask.sum())
+        mask = masks(len(places), generator)
+        seeds = training.layer_seeds(generator, len(places), mine, args)
+        return model.reconstruction_loss(batch, mask[mine], seeds, mask.sum())
 
     origin = training.origin(run.data, [args.modality])
     if ranks.rank() == 0:

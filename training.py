@@ -2,7 +2,7 @@
 
 All randomness is a function of (seed, step): the order of an epoch, the masks and the dropout of a step are drawn
 afresh from those numbers. So a checkpoint needs no generator's state, and training that was killed at any moment and
-started again ends in the same weights as training left alone. Orders, masks and the dropout of attention are those of
+started again ends in the same weights as training left alone. Orders, masks and the layers' dropout are those of
 the whole batch in each of several processes (ranks.py), which take their share of it: their number changes the other
 dropouts and the last bits alone.
 """
@@ -431,7 +431,7 @@ def fit(model, loss, train, validation, learning_rate, path: Path, args, identit
     """Train `model` for args.epochs, or go on where an earlier call stopped.
 
     loss(places, generator, mine) -> what the samples places[mine] add to the mean loss of those at `places`; what it
-    draws at random for all `places` it draws from `generator`, or is seeded by `attention_seeds`;
+    draws at random for all `places` it draws from `generator`, or is seeded by `layer_seeds`;
     train, validation: places (int arrays); learning_rate(step, steps an epoch); path: the checkpoint, with a log of
     one JSON line an epoch beside it (.jsonl); identity: kept in the checkpoint and compared on resuming; origin: kept.
     Raises ValueError where a checkpoint is of another making, or the loss is not finite.
@@ -586,9 +586,9 @@ def seed_step(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(number)
 
 
-def attention_seeds(generator: torch.Generator, count: int, mine: slice, args) -> torch.Tensor:
-    """(layers, b) int64 seeds of the dropout of the attention weights for the samples `mine` of a batch of `count`, the
-    same whatever the number of processes."""
+def layer_seeds(generator: torch.Generator, count: int, mine: slice, args) -> torch.Tensor:
+    """(layers, b) int64 seeds of the dropout of the layers for the samples `mine` of a batch of `count`, the same
+    whatever the number of processes."""
     source = None  # torch's generator, which several processes have seeded apart
     if ranks.world() > 1:
         source = torch.Generator(args.device).manual_seed(generator.initial_seed())
