@@ -150,7 +150,7 @@ def test_killed_stopped_and_resumed(folder, tmp_path):
     expected, reference, _ = results(tmp_path / "alone", "pretrain")
 
     path = tmp_path / "runs" / "eeg" / "fold1" / "pretrain.pt"
-    flags = (*flags, "--run", "runs", "--checkpoint-minutes", 0)
+    flags = (*flags, "--run", "runs")
     for epoch, rank, number in ((3, 1, signal.SIGTERM), (6, 1, signal.SIGKILL), (9, 0, signal.SIGKILL)):
         group = Group(2, *flags, cwd=tmp_path)
         group.wait_for(f": epoch {epoch}/")
