@@ -185,17 +185,25 @@ class SingleModalityModel(nn.Module):
             x = layer(x, None if seed is None else seed[number], rows if last else None)
         return x
 
+    def encode_cls(self, signals: Tensor, seed: Tensor | None = None) -> Tensor:
+        """(B, C, L) -> (B, D): the token CLS of `encode`, for less work."""
+        cls = torch.zeros(len(signals), 1, dtype=torch.int64, device=signals.device)
+        return self.encode(signals, seed=seed, rows=cls)[:, 0]
+
     def reconstruct(self, signals: Tensor, mask: Tensor, seed: Tensor | None = None) -> Tensor:
         """(B, C, L) signals with the points of mask (B, L) hidden -> (B, C, L) predicted values (path A)."""
         return self.predictor(self.encode(signals, mask, seed)[:, 1:]).transpose(1, 2)
 
-    def reconstruction_loss(self, signals: Tensor, mask: Tensor, seed: Tensor | None = None) -> Tensor:
+    def reconstruction_loss(
+        self, signals: Tensor, mask: Tensor, seed: Tensor | None = None, count: Tensor | None = None
+    ) -> Tensor:
         """`masked_mse` of `reconstruct`, computed from the masked points alone. The mask may stay on the CPU, where
         counting its points keeps no GPU waiting."""
         points = masked_points(mask).to(signals.device)
         mask = mask.to(signals.device)
         predicted = self.predictor(self.encode(signals, mask, seed, points + 1)).transpose(1, 2)  # (B, C, M)
-        return masked_mse(predicted, take(signals.transpose(1, 2), points).transpose(1, 2), mask.gather(1, points))
+        wanted = take(signals.transpose(1, 2), points).transpose(1, 2)
+        return masked_mse(predicted, wanted, mask.gather(1, points), count)
 
     def encode_cls(self, signals: Tensor, seed: Tensor | None = None) -> Tensor:
         """(B, C, L) -> (B, D): the token CLS alone, the classifier's input."""
@@ -256,10 +264,13 @@ def masked_points(mask: Tensor) -> Tensor:
     return mask.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
 
 
-def masked_mse(predicted: Tensor, signals: Tensor, mask: Tensor) -> Tensor:
-    """Mean squared error of (B, C, L) predictions over the masked points of mask (B, L) and all channels (assumed)."""
+def masked_mse(predicted: Tensor, signals: Tensor, mask: Tensor, count: Tensor | None = None) -> Tensor:
+    """Mean squared error of (B, C, L) predictions over the masked points of mask (B, L) and all channels (assumed).
+
+    count: the number of masked points of the whole batch, of which these samples are a share.
+    """
     error = (predicted.to(signals.dtype) - signals).square().mean(dim=1)  # (B, L)
-    return error[mask].mean()
+    return error[mask].sum() / (mask.sum() if count is None else count)
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 
 import folds
 import paper
+import ranks
 import training
 from model import SingleModalityModel, parameter_count, sample_mask
 from segments import open_segments
@@ -95,16 +96,20 @@ def main() -> None:
         **{name: getattr(args, name) for name in paper.NETWORK},
         mvp_hidden=args.mvp_hidden,
         points=signals.points,
-    ).to(args.device)
+    ).to(*training.place(args))
     print(f"{parameter_count(model):,} parameters, on {args.device} in {args.precision}")
 
-    def loss(places, generator):
-        return model.reconstruction_loss(signals.batch(places, args.device), masks(len(places), generator))
+    def loss(places, generator, mine):
+        batch = signals.batch(places[mine], *training.place(args))
+        mask = masks(len(places), generator)
+        seeds = training.layer_seeds(generator, len(places), mine, args)
+        return model.reconstruction_loss(batch, mask[mine], seeds, mask.sum())
 
     origin = training.origin(run.data, [args.modality])
-    run.start()
+    if ranks.rank() == 0:
+        run.start()
     training.fit(model, loss, train, validation, training.warmup_then_linear(args), path, args, identity, origin)
 
 
 if __name__ == "__main__":
-    training.run_script(main)
+    training.run_script(main, processes=True)
