@@ -119,9 +119,10 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
 def resolve(stage: str, given: list[str]) -> tuple[dict, dict]:
     """The stage's flags as it resolves them itself, and what of SPACE was not given."""
     command = [sys.executable, str(stages.HERE / f"{stage}.py"), *given, "--print-flags"]
-    answer = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    answer = subprocess.run(command, capture_output=True, text=True)
     if answer.returncode:
-        raise SystemExit(answer.returncode)  # after the stage's own line
+        sys.stderr.write(answer.stderr)
+        raise SystemExit(answer.returncode)
     flags = json.loads(answer.stdout)
     named = {word.split("=")[0][2:].replace("-", "_") for word in given if word.startswith("--")}
     if named - set(flags):
