@@ -142,7 +142,9 @@ def grid(args: argparse.Namespace) -> dict[str, Cell]:
         for name, value in named.items():
             given = [word.replace("{" + name + "}", value) for word in given]
         own = [
-            word for name, value in {**flags, "fold": fold, "run": args.run}.items() for word in (f"--{name}", value)
+            word
+            for name, value in {**flags, "fold": fold, "run": args.run, "data": args.data}.items()
+            for word in (f"--{name}", value)
         ]
         extra = getattr(args, f"{modality}_extra") if stage == "pretrain" else []
         words = [*map(str, own), *(["--extra", *extra] if extra else []), *given]

@@ -9,8 +9,8 @@ import time
 
 import numpy as np
 import pytest
-from prepared import FINETUNE, FUSE, PRETRAIN, call, done, script
-from ray_nodes import needs_ray, start
+from prepared import FINETUNE, FUSE, PRETRAIN, call, done
+from ray_nodes import finish, needs_ray, start
 
 import folds
 import training
@@ -163,7 +163,7 @@ def test_flags_that_no_search_takes_are_named(search, flags, says):
 
 
 def tune(folder, *flags):
-    finished = script("tune.py", *flags, cwd=folder)
+    finished = finish("tune.py", *flags, cwd=folder)
     assert finished.returncode == 0, finished.stderr
     return finished.stdout
 
@@ -260,7 +260,7 @@ def test_a_search_in_which_every_trial_fails(search):
     signals = np.load(path, mmap_mode="r+")
     signals[np.load(search / "runs" / "paper" / "folds.npy") != 1] = np.nan
     signals.flush()
-    finished = script("tune.py", "--trials", 1, *SEARCH, cwd=search)
+    finished = finish("tune.py", "--trials", 1, *SEARCH, cwd=search)
     assert finished.returncode == 2
     assert "no trial came to its end; the first: failed: finetune.py: " in finished.stderr.splitlines()[-1]
     assert "holds NaN or inf" in finished.stderr.splitlines()[-1]
