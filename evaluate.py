@@ -1,39 +1,74 @@
-"""The rows of the paper's tables 1 to 3 from the test predictions of a run (paper 5).
+"""The paper's tables from the test predictions of a run, and what an honest reading gives beside each number (paper 5).
 
     python evaluate.py --run runs/paper
+    python evaluate.py --run runs/paper runs/subject --report     # protocols side by side; report.html with figures
 
-Accuracy and macro F1 ("between the two predicted classes", assumed), averaged over the folds, with the half-width of a
-two-sided 95 % t-interval. The folds are not independent, so the interval is too narrow; it is the paper's.
+Every number is a mean over the test folds. `±` is the half-width of a 95 % t-interval over folds (paper 5), a second
+`±` the same corrected for folds that share training data, and [low, high] a bootstrap that draws subjects. P values are
+two-tailed, paired, and adjusted for the number of lines of their table (Holm).
 """
 
 import argparse
 import json
+import re
+import textwrap
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
-from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
+import torch
+from tqdm import tqdm
 
 import folds
 import paper
+import scores
+import tables
 import training
+from segments import open_segments
 
-ROWS = (  # table 1: EEG; table 2: ECG, EEG, fused; table 3: fused
-    ("EEG, no pre-training", "eeg", "-random"),
-    ("EEG", "eeg", ""),
-    ("ECG, no pre-training", "ecg", "-random"),
-    ("ECG", "ecg", ""),
-    ("Fused, no pre-training", "fused", "-random"),
-    ("Fused", "fused", ""),
-)
+LEFT_OUT = re.compile(r"-out\d+of\d+$")  # of the models that cross-fitted fusion is made from
 AGAIN = "remove it and call the script that wrote it again"
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, default=Path("runs/paper"), help="folder of the run (default: %(default)s)")
+    number = paper.positive(int)
+    parser.add_argument(
+        "--run",
+        type=Path,
+        nargs="+",
+        default=[Path("runs/paper")],
+        help="folders of runs; the first is compared with each of the others (default: runs/paper)",
+    )
     parser.add_argument("--data", type=Path, help="the data set, if it was moved (default: what run.json says)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--details", action="store_true", help="also print scores per trial, per subject and others")
+    parser.add_argument("--json", action="store_true", help="print JSON, details included")
+    parser.add_argument("--report", action="store_true", help="also write report.html and figures (PNG and PDF)")
+    parser.add_argument(
+        "--rows",
+        type=paper.positive(int, zero=True),
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="segments to draw as well",
+    )
+    parser.add_argument("--out", type=Path, help="folder of the report (default: the first run's)")
+    parser.add_argument(
+        "--bootstrap", type=number, default=2000, metavar="N", help="draws of subjects (default: %(default)s; assumed)"
+    )
+    parser.add_argument(
+        "--permutations",
+        type=number,
+        default=9999,
+        metavar="N",
+        help="random permutations where there are more than this (default: %(default)s; assumed)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=paper.positive(int, zero=True),
+        default=0,
+        metavar="N",
+        help="seed of draws and permutations (default: %(default)s; assumed)",
+    )
     parser.add_argument("--print-flags", action="store_true", help="print every resolved flag as JSON and stop")
     args = parser.parse_args()
     if args.print_flags:
@@ -42,29 +77,56 @@ def parse() -> argparse.Namespace:
     return args
 
 
-def open_finished(args: argparse.Namespace) -> folds.Run:
+# ---- reading ---------------------------------------------------------------------------------------------------------
+
+
+def open_finished(path: Path, data: Path | None) -> folds.Run:
     """The run as run.json describes it; ValueError where its data or folds were changed."""
-    path = args.run / "run.json"
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such run; expected the folder that pretrain.py and finetune.py wrote to")
-    for name in folds.SETTINGS:
-        setattr(args, name, None)
+    if not (path / "run.json").exists():
+        raise FileNotFoundError(
+            f"{path / 'run.json'}: no such run; expected the folder that pretrain.py and finetune.py wrote to"
+        )
+    args = argparse.Namespace(run=path, data=data, **dict.fromkeys(folds.SETTINGS))
     folds.resolve_flags(args)
     return folds.open_run(args)
 
 
-def read_predictions(path: Path, run: folds.Run, fold: int, target: str) -> np.ndarray:
-    """The test predictions of one fold; ValueError unless they are those of the fold's rated test segments."""
+def rated_parts(run: folds.Run) -> dict:
+    """(fold, target) -> labels, rated training rows and rated test rows, where both have some."""
+    parts = {}
+    for fold in range(run.settings["n_folds"]):
+        rows = run.split(fold)
+        for target in paper.TARGETS:
+            labels = run.labels(target, rows["train"])
+            train, test = (folds.rated(labels, rows[part]) for part in ("train", "test"))
+            if len(train) and len(test):
+                parts[fold, target] = labels, train, test
+    return parts
+
+
+def pack(table: np.ndarray, fold: int, segment: np.ndarray, label: np.ndarray, probability: np.ndarray) -> np.ndarray:
+    """PREDICTIONS of one fold; `table` is segments.npy with its subjects and trials as numbers."""
+    packed = np.empty(len(segment), scores.PREDICTIONS)
+    packed["fold"], packed["segment"], packed["label"], packed["probability"] = fold, segment, label, probability
+    packed["subject"], packed["trial"] = table["subject"][segment], table["trial"][segment]
+    return np.sort(packed, order="segment")
+
+
+def numbers(table: np.ndarray) -> dict[str, np.ndarray]:
+    """Subject and trial of each segment as numbers, subjects in the order of their names."""
+    return {"subject": folds.units(table, "subject"), "trial": folds.trials(table)}
+
+
+def read_predictions(path: Path, test: np.ndarray, labels: np.ndarray, what: str, threshold: str) -> np.ndarray:
+    """The content of a prediction file; ValueError unless it predicts each of the rows `test` once."""
     predictions = folds.load_array(path, AGAIN)
-    rows = run.split(fold)
-    labels = run.labels(target, rows["train"])
-    test = folds.rated(labels, rows["test"])
     if predictions.dtype != training.PREDICTION_DTYPE or predictions.ndim != 1:
         expected = f"rows of {training.PREDICTION_DTYPE}"
     elif not np.array_equal(np.sort(predictions["segment"]), test):
-        expected = f"one prediction for each of the {len(test)} test segments of fold {fold}"
+        twice = len(np.unique(predictions["segment"])) < len(predictions)
+        expected = f"one prediction for each of the {len(test)} {what}" + (", none twice" if twice else "")
     elif not np.array_equal(predictions["label"], labels[predictions["segment"]]):
-        expected = f"the labels of --threshold {run.settings['threshold']}"
+        expected = f"the labels of --threshold {threshold}"
     elif not ((predictions["probability"] >= 0) & (predictions["probability"] <= 1)).all():
         expected = "probabilities from 0 to 1"
     else:
@@ -72,110 +134,156 @@ def read_predictions(path: Path, run: folds.Run, fold: int, target: str) -> np.n
     raise ValueError(f"{path}: expected {expected}, found others; {AGAIN}")
 
 
-def scores(label: np.ndarray, probability: np.ndarray) -> dict[str, float]:
-    """Accuracy, macro F1 and the area under the ROC curve (NaN where the test fold has one class)."""
-    predicted = probability > 0.5
-    both = len(np.unique(label)) == 2
+def check_checkpoint(path: Path, run: folds.Run, fold: int, target: str) -> None:
+    """ValueError where the model beside a prediction file is of another run, fold or target."""
+    if not path.exists():
+        return
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["identity"]
+    except Exception as error:  # whatever damaged bytes lead to
+        raise ValueError(f"{path}: not a checkpoint that can be loaded ({type(error).__name__}); remove it")
+    expected = {**run.identity, "fold": fold, "target": target, "threshold": run.settings["threshold"]}
+    training.check_identity(path, found, {key: value for key, value in expected.items() if key in found})
+
+
+def read_elsewhere(path: Path, fold: int, target: str) -> np.ndarray:
+    """Predictions on another labelled set, which the JSON file beside them names."""
+    about = path.with_suffix(".json")
+    try:
+        known = json.loads(about.read_text())
+        data, threshold, sha256 = open_segments(known["data"]), str(known["threshold"]), known["data_sha256"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{about}: expected data, data_sha256 and threshold as JSON, found {error!r}; {AGAIN}")
+    if folds.data_sha256(data) != sha256:
+        raise ValueError(f"{path}: expected predictions on {known['data']} as it is now, found others; {AGAIN}")
+    labels = folds.labels(data.table, target, threshold)
+    test = np.flatnonzero(labels >= 0)
+    found = read_predictions(path, test, labels, f"rated segments of {known['data']}", threshold)
+    return pack(numbers(data.table), fold, *(found[name] for name in ("segment", "label", "probability")))
+
+
+def read_rows(run: folds.Run, parts: dict) -> tuple[dict, list[str]]:
+    """name -> target -> predictions of every model that wrote some, and what was not read."""
+    table, rows, notes = numbers(run.data.table), {}, []
+    paths = [path for model in tables.MODELS for path in sorted((run.folder / model).glob("fold*/*.npy"))]
+    for path in tqdm(paths, desc=f"reading {run.folder}", unit="file", disable=None, leave=False):
+        if LEFT_OUT.search(path.stem):
+            continue
+        match, model = tables.VARIANT.fullmatch(path.stem), path.parent.parent.name
+        fold = path.parent.name.removeprefix("fold")
+        if not match or not fold.isdecimal():
+            notes.append(f"{path}: not read, for its name is not that of a prediction file")
+            continue
+        fold, target = int(fold), match[1]
+        if (fold, target) not in parts:
+            raise ValueError(f"{path}: expected a fold of {run.folder} with {target} ratings, found {fold}; {AGAIN}")
+        check_checkpoint(path.with_name(f"{path.stem.split('@')[0]}.pt"), run, fold, target)
+        if match[7]:
+            found = read_elsewhere(path, fold, target)
+        else:
+            labels, _, test = parts[fold, target]
+            what = f"test segments of fold {fold}"
+            found = read_predictions(path, test, labels, what, run.settings["threshold"])
+            found = pack(table, fold, *(found[name] for name in ("segment", "label", "probability")))
+        rows.setdefault(model + match[2], {}).setdefault(target, []).append(found)
+    return {row: join(targets) for row, targets in rows.items()}, notes
+
+
+def join(targets: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
+    """target -> the predictions of all folds, in order."""
     return {
-        "accuracy": accuracy_score(label, predicted),
-        "f1": f1_score(label, predicted, average="macro", labels=[0, 1], zero_division=0.0),
-        "auroc": roc_auc_score(label, probability) if both else float("nan"),
-    }
-
-
-def majority_scores(run: folds.Run, fold: int, target: str) -> dict[str, float]:
-    """The scores of always saying the class that is more frequent in the training part; none where nothing is rated."""
-    rows = run.split(fold)
-    labels = run.labels(target, rows["train"])
-    high = labels[folds.rated(labels, rows["train"])].mean() > 0.5
-    label = labels[folds.rated(labels, rows["test"])]
-    return scores(label, np.full(len(label), float(high))) if len(label) else {}
-
-
-def interval(values: list[float]) -> float | None:
-    """Half-width of the two-sided 95 % t-interval of the mean (paper 5: 9 degrees of freedom for 10 folds)."""
-    if len(values) < 2:
-        return None
-    return float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
-
-
-def summarise(by_fold: dict[int, dict[str, float]], n_folds: int) -> dict:
-    """Mean and interval of each score over the folds that are there, and which are missing."""
-    summary = {"folds": sorted(by_fold), "missing": [fold for fold in range(n_folds) if fold not in by_fold]}
-    for score in ("accuracy", "f1", "auroc"):
-        values = [float(by_fold[fold][score]) for fold in sorted(by_fold)]
-        summary[score] = {"mean": float(np.mean(values)), "interval": interval(values), "by_fold": values}
-    return summary
-
-
-def evaluate(run: folds.Run) -> dict[str, dict[str, dict]]:
-    """row -> target -> summary, of the rows that have at least one prediction file, and of the majority class."""
-    n_folds, table = run.settings["n_folds"], {}
-    for name, modality, suffix in ROWS:
-        for target in paper.TARGETS:
-            by_fold = {}
-            for fold in range(n_folds):
-                path = run.folder / modality / f"fold{fold}" / f"{target}{suffix}.npy"
-                if path.exists():
-                    predictions = read_predictions(path, run, fold, target)
-                    by_fold[fold] = scores(predictions["label"], predictions["probability"])
-            if by_fold:
-                table.setdefault(name, {})[target] = summarise(by_fold, n_folds)
-    targets = {target for row in table.values() for target in row}
-    majority = {
-        target: summarise(
-            {fold: found for fold in range(n_folds) if (found := majority_scores(run, fold, target))}, n_folds
-        )
+        target: np.sort(np.concatenate(targets[target]), order=["fold", "segment"])
         for target in paper.TARGETS
         if target in targets
     }
-    return {"Majority class": majority, **table} if table else {}
 
 
-def cell(summary: dict | None, score: str) -> str:
-    if summary is None:
-        return "-"
-    mean, half = summary[score]["mean"], summary[score]["interval"]
-    return f"{mean:.3f}" + (f" ± {half:.3f}" if half is not None else "")
+# ---- rows that need no file ------------------------------------------------------------------------------------------
 
 
-def print_markdown(run: folds.Run, table: dict) -> None:
-    settings, manifest = run.settings, run.data.manifest
-    print(
-        f"{manifest['dataset']}: {len(run.data.table)} segments, split by {settings['split']}, "
-        f"{settings['n_folds']} folds, threshold {settings['threshold']}, seed {settings['seed']}"
-    )
-    if manifest["simulated"]:
-        print("Simulated signals: this demonstrates the software and proves nothing about emotion.")
-    if settings["split"] in ("segment", "block", "trial", "video"):
-        print(
-            f"Segments of one person are in training and test (split by {settings['split']}): "
-            "this does not measure how well new people are recognised."
-        )
-    print("\n| | Arousal Acc. | Arousal F1 | Valence Acc. | Valence F1 |\n|---|---|---|---|---|")
-    for name, row in table.items():
-        cells = [cell(row.get(target), score) for target in paper.TARGETS for score in ("accuracy", "f1")]
-        print(f"| {name} | " + " | ".join(cells) + " |")
-    print("\nMean over folds ± half-width of the 95 % t-interval (paper 5).")
-    for name, row in table.items():
-        for target, summary in row.items():
-            if summary["missing"]:
-                print(
-                    f"{name}, {target}: {len(summary['folds'])} of {settings['n_folds']} folds; "
-                    f"missing {' '.join(map(str, summary['missing']))}"
-                )
+def prior_rows(run: folds.Run, parts: dict, targets: set[str]) -> dict:
+    """The majority class, the subject prior and the video prior, over every fold with ratings."""
+    table, rows = numbers(run.data.table), {}
+    groups = np.zeros(len(run.data.table), int), table["subject"], folds.units(run.data.table, "video")
+    for row, group in zip(tables.PRIORS, groups):
+        for (fold, target), (labels, train, test) in parts.items():
+            if target in targets:
+                high = scores.prior(labels[train], group[train], group[test])
+                rows.setdefault(row, {}).setdefault(target, []).append(pack(table, fold, test, labels[test], high))
+    return {row: join(of_target) for row, of_target in rows.items()}
+
+
+def fusion_rows(rows: dict) -> dict:
+    """The fusion rules that need no training, over the folds that both single models predict."""
+    fused = {rule: {} for rule in tables.RULES}
+    for target in rows.get("eeg", {}).keys() & rows.get("ecg", {}).keys():
+        pair = [rows[model][target] for model in ("eeg", "ecg")]
+        common = np.intersect1d(pair[0]["fold"], pair[1]["fold"])
+        pair = [each[np.isin(each["fold"], common)] for each in pair]
+        for rule in tables.RULES if len(common) else ():
+            fused[rule][target] = pair[0].copy()
+            fused[rule][target]["probability"] = scores.fuse(np.stack([each["probability"] for each in pair]), rule)
+    return {rule: of_target for rule, of_target in fused.items() if of_target}
+
+
+def evaluate(path: Path, args: argparse.Namespace) -> tables.Evaluated:
+    """Read a run and score every row of it."""
+    run = open_finished(path, args.data)
+    parts = rated_parts(run)
+    rows, notes = read_rows(run, parts)
+    if not rows:
+        raise ValueError(f"{path}: no predictions yet; run finetune.py and fuse.py first")
+    targets = {target for of_target in rows.values() for target in of_target}
+    rows = {**prior_rows(run, parts, targets), **rows, **fusion_rows(rows)}
+    done = tables.Evaluated(run, parts, rows, {}, notes, args)
+    for row in tqdm(rows, desc=f"scoring {path}", unit="row", disable=None, leave=False):
+        done.summaries[row] = {target: done.summarise(row, target) for target in rows[row]}
+    return done
+
+
+# ---- output ----------------------------------------------------------------------------------------------------------
+
+
+def print_markdown(table: dict) -> None:
+    """One table, its columns aligned for the terminal."""
+    cells = [table["head"], *table["rows"]]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(table["head"]))]
+    print(f"\n**{table['title']}**\n")
+    for number, row in enumerate(cells):
+        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |")
+        if number == 0:
+            print("|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    for number, note in enumerate(table["notes"]):
+        print("" if number else "\n", end="")
+        print(textwrap.fill(note, 118, break_on_hyphens=False))
+
+
+def without_nan(value):
+    """The same with None for NaN, as JSON knows no NaN."""
+    if isinstance(value, dict):
+        return {key: without_nan(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(each) for each in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def main() -> None:
     args = parse()
-    run = open_finished(args)
-    table = evaluate(run)
-    if not table:
-        raise ValueError(f"{args.run}: no predictions yet; run finetune.py and fuse.py first")
+    runs = [evaluate(path, args) for path in args.run]
+    printed = tables.all_tables(runs)
+    if args.report:
+        import report
+
+        report.write_report([each.run for each in runs], printed, args.out or args.run[0], tuple(args.rows))
     if args.json:
-        print(json.dumps({"run": run.settings, "simulated": run.data.manifest["simulated"], "table": table}, indent=1))
-    else:
-        print_markdown(run, table)
+        content = {"runs": [each.as_json() for each in runs], "tables": printed}
+        print(json.dumps(without_nan(content), indent=1, allow_nan=False))
+        return
+    for table in printed:
+        print_markdown(table)
+    for each in runs:
+        for note in each.notes:
+            print(f"note: {note}")
 
 
 if __name__ == "__main__":

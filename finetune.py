@@ -17,6 +17,7 @@ import torch.nn.functional as F
 
 import folds
 import paper
+import ranks
 import training
 from model import SingleModalityModel, parameter_count
 from segments import sha256_of_file
@@ -100,10 +101,11 @@ def main() -> None:
     def logits(data, rows):
         signals = training.SignalRows([(data, rows)], args.modality)
         state = training.load_checkpoint(path, "")
-        model = training.load_classifier(path, state, signals.channels, signals.points).to(args.device)
+        model = training.load_classifier(path, state, signals.channels, signals.points).to(*training.place(args))
         return training.predict(model.classify, model, signals, np.arange(len(rows)), args)
 
-    training.predict_elsewhere(path, others, logits, args)
+    if ranks.rank() == 0:
+        training.predict_elsewhere(path, others, logits, args)
 
 
 def train_model(run, rows, labels, pretrained: dict | None, path: Path, identity: dict, origin: dict, args) -> None:
@@ -111,7 +113,7 @@ def train_model(run, rows, labels, pretrained: dict | None, path: Path, identity
     seen = np.concatenate([rows["train"], rows["validation"]])
     signals = training.SignalRows([(run.data, seen)], args.modality)
     train, validation = np.split(np.arange(len(signals)), [len(rows["train"])])
-    truth = torch.from_numpy(labels[signals.row].astype(np.float32)).to(args.device)
+    truth = torch.from_numpy(labels[signals.row]).to(*training.place(args))
 
     training.seed_step(args.seed, 0)
     model = SingleModalityModel(
@@ -123,24 +125,27 @@ def train_model(run, rows, labels, pretrained: dict | None, path: Path, identity
     )
     if pretrained:
         training.load_weights(model, folder(args) / "pretrain.pt", pretrained["model"], without="classifier.")
-    model.to(args.device)
+    model.to(*training.place(args))
     trained = model.classifier if args.freeze else model
     print(f"{parameter_count(trained):,} parameters, on {args.device} in {args.precision}")
     if args.freeze:
         # Without a gradient, Adam leaves the weights that made these alone.
-        places = np.arange(len(signals))
-        cls = training.predict(lambda batch: model.encode(batch, cls_only=True)[:, 0], model, signals, places, args)
+        cls = training.predict(model.encode_cls, model, signals, np.arange(len(signals)), args)
 
-    def loss(places, generator):
+    def loss(places, generator, mine):
         if args.freeze:
-            logits = model.classifier(cls[places]).squeeze(-1)
+            logits = model.classifier(cls[places[mine]]).squeeze(-1)
         else:
-            logits = model.classify(signals.batch(places, args.device))
-        return F.binary_cross_entropy_with_logits(logits.float(), truth[places])
+            seeds = training.layer_seeds(generator, len(places), mine, args)
+            logits = model.classify(signals.batch(places[mine], *training.place(args)), seeds)
+        wanted = truth[places[mine]]
+        mean = F.binary_cross_entropy_with_logits(logits.to(wanted.dtype), wanted)
+        return mean * (len(wanted) / len(places))
 
-    run.start()
+    if ranks.rank() == 0:
+        run.start()
     training.fit(model, loss, train, validation, training.step_decay(args), path, args, identity, origin)
-    if args.validation_only:
+    if args.validation_only or ranks.rank() > 0:
         return
     test = training.SignalRows([(run.data, rows["test"])], args.modality)
     logits = training.predict(model.classify, model, test, np.arange(len(test)), args)
@@ -148,4 +153,4 @@ def train_model(run, rows, labels, pretrained: dict | None, path: Path, identity
 
 
 if __name__ == "__main__":
-    training.run_script(main)
+    training.run_script(main, processes=True)

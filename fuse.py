@@ -84,7 +84,7 @@ def main() -> None:
         features = [base_features(pair, data, rows, args) for pair in pairs]
         model = FusionModel(features[0].shape[1], args.fusion_hidden, args.fusion_dropout)
         training.load_weights(model, path, training.load_checkpoint(path, "")["model"])
-        return fused_logits(model.to(args.device), features, args)
+        return fused_logits(model.to(*training.place(args)), features, args)
 
     training.predict_elsewhere(path, others, logits, args)
 
@@ -115,7 +115,7 @@ def base_features(pair: list[tuple], data: Segments, rows: np.ndarray, args: arg
     features = []
     for modality, path, state in pair:
         signals = training.SignalRows([(data, rows)], modality)
-        base = training.load_classifier(path, state, signals.channels, signals.points).to(args.device)
+        base = training.load_classifier(path, state, signals.channels, signals.points).to(*training.place(args))
         features.append(training.predict(base.features, base, signals, np.arange(len(rows)), args))
     return torch.cat(features, dim=1)
 
@@ -134,15 +134,16 @@ def train_model(run, rows, part, labels, pairs, path: Path, identity: dict, orig
     own = [rows["train"][part == number] for number in range(len(pairs))]
     shown = [*own, *[rows["validation"]] * len(pairs)]
     features = torch.cat([base_features(pair, run.data, some, args) for pair, some in zip([*pairs, *pairs], shown)])
-    truth = torch.from_numpy(labels[np.concatenate(shown)].astype(np.float32)).to(args.device)
+    truth = torch.from_numpy(labels[np.concatenate(shown)]).to(*training.place(args))
     train, validation = np.split(np.arange(len(truth)), [len(rows["train"])])
 
     training.seed_step(args.seed, 0)
-    model = FusionModel(features.shape[1], args.fusion_hidden, args.fusion_dropout).to(args.device)
+    model = FusionModel(features.shape[1], args.fusion_hidden, args.fusion_dropout).to(*training.place(args))
     print(f"{parameter_count(model):,} parameters, on {args.device} in {args.precision}")
 
-    def loss(places, generator):
-        return F.binary_cross_entropy_with_logits(model(features[places]).float(), truth[places])
+    def loss(places, generator, mine):
+        logits = model(features[places]).to(truth.dtype)  # one process trains this: `mine` is all
+        return F.binary_cross_entropy_with_logits(logits, truth[places])
 
     run.start()
     training.fit(model, loss, train, validation, training.step_decay(args), path, args, identity, origin)

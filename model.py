@@ -1,6 +1,6 @@
 """The whole network of the paper.
 
-Shapes: B batch, C input channels, L points (1280), N tokens (L + 1, CLS first), D hidden, H heads.
+Shapes: B batch, C input channels, L points (1280), N tokens (L + 1, CLS first), M tokens asked for, D hidden, H heads.
 
     signals (B, C, L) -> Encoder -> (B, L, D) -> CLS, positions -> (B, N, D) -> TransformerLayer x 2 -> (B, N, D)
     tokens 1..L -> predictor  -> (B, C, L)  masked value prediction (paper 3.2.1, figure 1 A)
@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import paper
-from kernels.attention import attention
+from kernels.attention import attention, dropout_mask, keep_probability
+from kernels.conv1d import conv1d
 
 
 class Encoder(nn.Module):
@@ -32,10 +33,10 @@ class Encoder(nn.Module):
 
     def forward(self, signals: Tensor) -> Tensor:
         first, *others = self.convolutions
-        x = self.norm(first(signals).transpose(1, 2)).relu().transpose(1, 2)  # (B, 64, L)
+        x = self.norm(conv1d(signals.transpose(1, 2), first.weight, first.bias)).relu()  # (B, L, 64)
         for convolution in others:
-            x = convolution(x).relu()  # (B, 128, L), (B, D, L)
-        return x.transpose(1, 2)
+            x = conv1d(x, convolution.weight, convolution.bias).relu()  # (B, L, 128), (B, L, D)
+        return x
 
 
 class SelfAttention(nn.Module):
@@ -49,17 +50,23 @@ class SelfAttention(nn.Module):
         self.out_proj = nn.Linear(hidden, hidden)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, x: Tensor, seed: Tensor | None, cls_only: bool = False) -> Tensor:
+    def forward(self, x: Tensor, seed: Tensor | None, rows: Tensor | None = None) -> Tensor:
         hidden = x.shape[-1]
-        if cls_only:  # (B, 1, D) and (B, N, 2D)
-            q = F.linear(x[:, :1], self.in_proj_weight[:hidden], self.in_proj_bias[:hidden])
-            packed = F.linear(x, self.in_proj_weight[hidden:], self.in_proj_bias[hidden:])
-        else:
+        if rows is None:
             q, packed = F.linear(x, self.in_proj_weight, self.in_proj_bias).split((hidden, 2 * hidden), dim=-1)
-        q = q.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, N, D / H), N 1 for CLS alone
+        else:  # (B, M, D) and (B, N, 2D)
+            q = F.linear(take(x, rows), self.in_proj_weight[:hidden], self.in_proj_bias[:hidden])
+            packed = F.linear(x, self.in_proj_weight[hidden:], self.in_proj_bias[hidden:])
+        q = q.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, N or M, D / H)
         k, v = packed.unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, H, N, D / H) each
-        mixed = attention(q, k, v, dropout_p=self.dropout if self.training else 0.0, seed=seed)
+        mixed = attention(q, k, v, dropout_p=self.dropout if self.training else 0.0, seed=seed, rows=rows)
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
+
+    def cls_weights(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, H, N): what the first token takes of each token, without dropout; each row sums to 1."""
+        q, k, _ = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
+        q, k = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q[:, :1], k))
+        return (q @ k.mT / math.sqrt(q.shape[-1])).softmax(dim=-1).squeeze(2)
 
 
 class TransformerLayer(nn.Module):
@@ -71,16 +78,27 @@ class TransformerLayer(nn.Module):
         self.self_attn = SelfAttention(hidden, heads, dropout)
         self.linear1, self.linear2 = nn.Linear(hidden, ffn), nn.Linear(ffn, hidden)
         self.norm1, self.norm2 = nn.LayerNorm(hidden), nn.LayerNorm(hidden)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout
 
-    def forward(self, x: Tensor, seed: Tensor | None = None, cls_only: bool = False) -> Tensor:
-        """seed (B,) int64 draws the dropout of the attention weights; needed only where dropout is on.
+    def forward(self, x: Tensor, seed: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
+        """seed (B,) int64 draws the dropout; needed only where dropout is on.
 
-        cls_only: (B, 1, D), the same first token for a fraction of the work."""
-        mixed = self.self_attn(x, seed, cls_only)
-        x = self.norm1((x[:, :1] if cls_only else x) + self.dropout(mixed))
-        widened = self.dropout(self.linear1(x).relu())  # (B, N, ffn)
-        return self.norm2(x + self.dropout(self.linear2(widened)))
+        rows (B, M) int64: only these tokens are asked for: (B, M, D), the same numbers for a fraction of the work."""
+        mixed = self.self_attn(x, seed, rows)
+        x = self.norm1((x if rows is None else take(x, rows)) + self.drop(mixed, 1, seed, rows))
+        widened = self.drop(self.linear1(x).relu(), 2, seed, rows)  # (B, N, ffn)
+        return self.norm2(x + self.drop(self.linear2(widened), 3, seed, rows))
+
+    def drop(self, x: Tensor, place: int, seed: Tensor | None, rows: Tensor | None) -> Tensor:
+        """Dropout at one of the layer's places. On the CPU, where torch draws a number a value one by one, its mask is
+        that of the attention operator: a function of the seed, the place, the token and the column."""
+        if not self.training or self.dropout == 0.0:
+            return x
+        if x.device.type != "cpu":
+            return F.dropout(x, self.dropout)
+        tokens, columns = x.shape[1:]
+        mask = dropout_mask(seed - (place << 61), 1, tokens if rows is None else rows, columns, self.dropout)[:, 0]
+        return x * mask * (1.0 / keep_probability(self.dropout))
 
 
 class FCN(nn.Module):
@@ -142,38 +160,65 @@ class SingleModalityModel(nn.Module):
         if classifier_hidden:
             self.classifier = FCN(hidden, classifier_hidden, 1, classifier_dropout)
 
-    def encode(
-        self, signals: Tensor, mask: Tensor | None = None, seed: Tensor | None = None, cls_only: bool = False
-    ) -> Tensor:
-        """(B, C, L) -> (B, N, D), or (B, 1, D) with cls_only, which spares the last layer all but the token CLS.
-
-        mask (B, L) bool: these points of the input are set to 0, in every channel. seed (layers, B) int64 draws the
-        dropout of the attention weights; by default it comes from torch's generator.
-        """
-        if mask is not None:
-            signals = signals.masked_fill(mask[:, None], 0.0)
+    def tokens(self, signals: Tensor) -> Tensor:
+        """(B, C, L) -> (B, N, D): CLS and the encoded points, with their positions; what the first layer takes."""
         points = self.encoder(signals)
         cls = self.cls.to(points.dtype).expand(len(points), 1, -1)
         x = torch.cat([cls, points], dim=1)
-        x = x + self.positions.to(x.dtype)
+        return x + self.positions.to(x.dtype)
+
+    def encode(
+        self, signals: Tensor, mask: Tensor | None = None, seed: Tensor | None = None, rows: Tensor | None = None
+    ) -> Tensor:
+        """(B, C, L) -> (B, N, D), or (B, M, D) with rows (B, M) int64, which spares the last layer all other tokens.
+
+        mask (B, L) bool: these points of the input are set to 0, in every channel. seed (layers, B) int64, below 2^62,
+        draws the dropout of the layers; by default it comes from torch's generator.
+        """
+        if mask is not None:
+            signals = signals.masked_fill(mask[:, None], 0.0)
+        x = self.tokens(signals)
         if seed is None and self.training:
             seed = torch.randint(2**62, (len(self.layers), len(x)), device=x.device)
         for number, layer in enumerate(self.layers):
             last = number == len(self.layers) - 1
-            x = layer(x, None if seed is None else seed[number], cls_only and last)
+            x = layer(x, None if seed is None else seed[number], rows if last else None)
         return x
+
+    def encode_cls(self, signals: Tensor, seed: Tensor | None = None) -> Tensor:
+        """(B, C, L) -> (B, D): the token CLS of `encode`, for less work."""
+        cls = torch.zeros(len(signals), 1, dtype=torch.int64, device=signals.device)
+        return self.encode(signals, seed=seed, rows=cls)[:, 0]
 
     def reconstruct(self, signals: Tensor, mask: Tensor, seed: Tensor | None = None) -> Tensor:
         """(B, C, L) signals with the points of mask (B, L) hidden -> (B, C, L) predicted values (path A)."""
         return self.predictor(self.encode(signals, mask, seed)[:, 1:]).transpose(1, 2)
 
+    def reconstruction_loss(
+        self, signals: Tensor, mask: Tensor, seed: Tensor | None = None, count: Tensor | None = None
+    ) -> Tensor:
+        """`masked_mse` of `reconstruct`, computed from the masked points alone. The mask may stay on the CPU, where
+        counting its points keeps no GPU waiting."""
+        points = masked_points(mask).to(signals.device)
+        mask = mask.to(signals.device)
+        predicted = self.predictor(self.encode(signals, mask, seed, points + 1)).transpose(1, 2)  # (B, C, M)
+        wanted = take(signals.transpose(1, 2), points).transpose(1, 2)
+        return masked_mse(predicted, wanted, mask.gather(1, points), count)
+
     def features(self, signals: Tensor, seed: Tensor | None = None) -> Tensor:
         """(B, C, L) -> (B, F): the last hidden layer of the classifier, what late fusion takes (paper 3.4)."""
-        return self.classifier.features(self.encode(signals, seed=seed, cls_only=True)[:, 0])
+        return self.classifier.features(self.encode_cls(signals, seed))
 
     def classify(self, signals: Tensor, seed: Tensor | None = None) -> Tensor:
         """(B, C, L) -> (B,) logits of high arousal or valence (path B)."""
         return self.classifier.output(self.features(signals, seed)).squeeze(-1)
+
+    def cls_attention(self, signals: Tensor) -> Tensor:
+        """(B, C, L) -> (B, H, N): the last layer's attention weights of CLS, of a model in evaluation mode."""
+        x = self.tokens(signals)
+        for layer in self.layers[:-1]:
+            x = layer(x)
+        return self.layers[-1].self_attn.cls_weights(x)
 
 
 class FusionModel(nn.Module):
@@ -185,6 +230,11 @@ class FusionModel(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         return self.classifier(features).squeeze(-1)
+
+
+def take(x: Tensor, rows: Tensor) -> Tensor:
+    """(B, N, D) -> (B, M, D): the rows (B, M) int64 of each sample."""
+    return x.gather(1, rows[..., None].expand(-1, -1, x.shape[-1]))
 
 
 def sinusoidal_positions(tokens: int, hidden: int) -> Tensor:
@@ -202,10 +252,20 @@ def sample_mask(batch: int, points: int, probability: float, span: int, generato
     return started[:, span:] > started[:, :-span]  # a span started at one of the last `span` points
 
 
-def masked_mse(predicted: Tensor, signals: Tensor, mask: Tensor) -> Tensor:
-    """Mean squared error of (B, C, L) predictions over the masked points of mask (B, L) and all channels (assumed)."""
+def masked_points(mask: Tensor) -> Tensor:
+    """(B, M) int64: the points of each row of mask (B, L), then as many others as the fullest row has more (1 or more,
+    so that a batch without any keeps its shape)."""
+    most = max(1, int(mask.sum(dim=1).max()))
+    return mask.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
+
+
+def masked_mse(predicted: Tensor, signals: Tensor, mask: Tensor, count: Tensor | None = None) -> Tensor:
+    """Mean squared error of (B, C, L) predictions over the masked points of mask (B, L) and all channels (assumed).
+
+    count: the number of masked points of the whole batch, of which these samples are a share.
+    """
     error = (predicted.to(signals.dtype) - signals).square().mean(dim=1)  # (B, L)
-    return error[mask].mean()
+    return error[mask].sum() / (mask.sum() if count is None else count)
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -100,7 +100,7 @@ def read_rows(args, data) -> np.ndarray:
 def features_and_logits(path: Path, state: dict, modality: str, data, rows, args) -> torch.Tensor:
     """(n, F + 1) of a single-modality model."""
     signals = training.SignalRows([(data, rows)], modality)
-    model = training.load_classifier(path, state, signals.channels, signals.points).to(args.device)
+    model = training.load_classifier(path, state, signals.channels, signals.points).to(*training.place(args))
 
     def forward(batch):
         features = model.features(batch)
@@ -123,7 +123,7 @@ def apply(path: Path, state: dict, data, rows, args) -> np.ndarray:
         inputs, flags = torch.cat(bases, dim=1), state["flags"]
         model = FusionModel(inputs.shape[1], flags["fusion_hidden"], flags["fusion_dropout"])
         training.load_weights(model, path, state["model"])
-        model.to(args.device).eval()
+        model.to(*training.place(args)).eval()
         with training.autocast(args):
             features = model.classifier.features(inputs)
             output = torch.cat([features, model.classifier.output(features)], dim=1).float()

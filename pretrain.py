@@ -13,8 +13,9 @@ import numpy as np
 
 import folds
 import paper
+import ranks
 import training
-from model import SingleModalityModel, masked_mse, parameter_count, sample_mask
+from model import SingleModalityModel, parameter_count, sample_mask
 from segments import open_segments
 
 SIGNAL_FLAGS = ("low", "high", "filter_order", "normalise")  # of prepare_data.py, which all sets should share
@@ -95,18 +96,20 @@ def main() -> None:
         **{name: getattr(args, name) for name in paper.NETWORK},
         mvp_hidden=args.mvp_hidden,
         points=signals.points,
-    ).to(args.device)
+    ).to(*training.place(args))
     print(f"{parameter_count(model):,} parameters, on {args.device} in {args.precision}")
 
-    def loss(places, generator):
-        batch = signals.batch(places, args.device)
-        mask = masks(len(places), generator).to(args.device)
-        return masked_mse(model.reconstruct(batch, mask), batch, mask)
+    def loss(places, generator, mine):
+        batch = signals.batch(places[mine], *training.place(args))
+        mask = masks(len(places), generator)
+        seeds = training.layer_seeds(generator, len(places), mine, args)
+        return model.reconstruction_loss(batch, mask[mine], seeds, mask.sum())
 
     origin = training.origin(run.data, [args.modality])
-    run.start()
+    if ranks.rank() == 0:
+        run.start()
     training.fit(model, loss, train, validation, training.warmup_then_linear(args), path, args, identity, origin)
 
 
 if __name__ == "__main__":
-    training.run_script(main)
+    training.run_script(main, processes=True)

@@ -2,7 +2,9 @@
 
 All randomness is a function of (seed, step): the order of an epoch, the masks and the dropout of a step are drawn
 afresh from those numbers. So a checkpoint needs no generator's state, and training that was killed at any moment and
-started again ends in the same weights as training left alone.
+started again ends in the same weights as training left alone. Orders, masks and the layers' dropout are those of
+the whole batch in each of several processes (ranks.py), which take their share of it: their number changes the other
+dropouts and the last bits alone.
 """
 
 import argparse
@@ -20,6 +22,7 @@ import torch
 from tqdm import tqdm
 
 import paper
+import ranks
 from datasets import normalise_name
 from folds import data_sha256, write_atomically
 from model import SingleModalityModel
@@ -161,9 +164,10 @@ def add_machine_flags(group) -> None:
     )
     group.add_argument(
         "--precision",
-        choices=("auto", "fp32", "bf16"),
+        choices=("auto", "fp32", "bf16", "fp64"),
         default="auto",
-        help="arithmetic; weights stay fp32 (default: bf16 on CUDA, else fp32; assumed)",
+        help="arithmetic; weights stay fp32, but with fp64, which is slow and there to compare with (default: bf16 on "
+        "CUDA, else fp32; assumed)",
     )
     group.add_argument(
         "--threads",
@@ -192,6 +196,7 @@ def use_machine(args: argparse.Namespace) -> None:
     if args.print_flags:
         print(json.dumps(plain_flags(args), indent=1))
         raise SystemExit(0)
+    ranks.take_gpu(args.device)
     try:
         torch.zeros(1, device=args.device)
     except (RuntimeError, AssertionError) as error:
@@ -204,10 +209,16 @@ def plain_flags(args: argparse.Namespace) -> dict:
     return json.loads(json.dumps(dict(sorted(vars(args).items())), default=str))
 
 
-def run_script(main) -> None:
-    """Call `main()`; what is wrong with the user's files or flags ends in one line on stderr and exit code 2."""
+def run_script(main, processes: bool = False) -> None:
+    """Call `main()`; what is wrong with the user's files or flags ends in one line on stderr and exit code 2.
+
+    processes: the script may be one of several processes that train together.
+    """
     try:
-        main()
+        if not processes:
+            ranks.refuse()
+        with ranks.together():
+            main()
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         complain(f"{where}{error.strerror or error}")
@@ -241,25 +252,32 @@ class SignalRows:
         for data, rows in parts:
             if np.isin(rows, data.hidden).any():
                 raise ValueError(f"{data.folder}: --validation-only hides the test segments, which were asked for")
-        self.files = [(data.folder / f"{modality}.npy", data.signals[modality]) for data, _ in parts]
+        arrays = [(data.folder / f"{modality}.npy", data.signals[modality]) for data, _ in parts]
+        for path, array in arrays:
+            if not array.flags.c_contiguous:
+                raise ValueError(f"{path}: expected an array in C order, found Fortran order; prepare the data again")
+        # Read, not mapped: every page of a mapped file that was looked at would count as memory of this process.
+        self.files = [(path, open(path, "rb", buffering=0), array.offset) for path, array in arrays]
         self.part = np.concatenate([np.full(len(rows), number) for number, (_, rows) in enumerate(parts)])
         self.row = np.concatenate([rows for _, rows in parts])
-        self.channels, self.points = self.files[0][1].shape[1:]
+        self.channels, self.points = arrays[0][1].shape[1:]
 
     def __len__(self) -> int:
         return len(self.row)
 
-    def batch(self, places: np.ndarray, device: str) -> torch.Tensor:
-        """(B, C, L) float32 signals at `places` (0 .. len - 1) on `device`; ValueError where one is not finite."""
+    def batch(self, places: np.ndarray, device: str, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """(B, C, L) signals at `places` (0 .. len - 1) on `device`; ValueError where one is not finite."""
         signals = np.empty((len(places), self.channels, self.points), np.float32)
         for number, place in enumerate(places):
-            path, array = self.files[self.part[place]]
-            signals[number] = array[self.row[place]]
+            path, file, start = self.files[self.part[place]]
+            file.seek(start + int(self.row[place]) * signals[number].nbytes)
+            if file.readinto(signals[number]) < signals[number].nbytes:
+                raise ValueError(f"{path}: ends before row {self.row[place]}; prepare the data again with --fresh")
         if not np.isfinite(signals).all():
             place = places[np.flatnonzero(~np.isfinite(signals).all(axis=(1, 2)))[0]]
             path = self.files[self.part[place]][0]
             raise ValueError(f"{path}: row {self.row[place]} holds NaN or inf; prepare the data again with --fresh")
-        return torch.from_numpy(signals).to(device, non_blocking=True)
+        return torch.from_numpy(signals).to(device, dtype, non_blocking=True)
 
 
 def layout(data: Segments, modality: str) -> dict:
@@ -272,7 +290,7 @@ def layout(data: Segments, modality: str) -> dict:
 def origin(data: Segments, modalities) -> dict:
     """What a checkpoint keeps of the signals that it was trained on, and predict.py compares with others."""
     manifest = data.manifest
-    channels = {modality: manifest["channels"][modality] for modality in modalities}
+    channels = {modality: layout(data, modality)["channels"] for modality in modalities}
     return {"channels": channels, **{key: manifest[key] for key in ("rate", "points", "preprocessing")}}
 
 
@@ -297,6 +315,11 @@ def check_data(path: Path, state: dict, data: Segments) -> None:
                 f"{path}: expected segments prepared with {name} {wanted}, found {found} in {data.folder}; "
                 "prepare them as the model's were"
             )
+
+
+def place(args: argparse.Namespace) -> tuple[str, torch.dtype]:
+    """Where the weights and the signals are, and in which precision."""
+    return args.device, torch.float64 if args.precision == "fp64" else torch.float32
 
 
 def autocast(args: argparse.Namespace):
@@ -428,7 +451,8 @@ def is_done(path: Path, predictions: Path | None, identity: dict, args) -> bool:
 def fit(model, loss, train, validation, learning_rate, path: Path, args, identity: dict, origin: dict) -> None:
     """Train `model` for args.epochs, or go on where an earlier call stopped.
 
-    loss(places, generator) -> mean loss of the samples at `places`, drawing at random from `generator` alone;
+    loss(places, generator, mine) -> what the samples places[mine] add to the mean loss of those at `places`; what it
+    draws at random for all `places` it draws from `generator`, or is seeded by `layer_seeds`;
     train, validation: places (int arrays); learning_rate(step, steps an epoch); path: the checkpoint, with a log of
     one JSON line an epoch beside it (.jsonl); identity: kept in the checkpoint and compared on resuming; origin: kept.
     Raises ValueError where a checkpoint is of another making, or the loss is not finite.
@@ -440,8 +464,9 @@ def fit(model, loss, train, validation, learning_rate, path: Path, args, identit
     )
     steps = -(-len(train) // args.batch_size)
     epoch, step, total, seconds, lr = 0, 0, 0.0, 0.0, args.lr
+    first, resumed = ranks.rank() == 0, path.exists() and not args.fresh
 
-    if path.exists() and not args.fresh:
+    if resumed:
         state = load_checkpoint(path, "")
         check_identity(path, state["identity"], identity)
         check_flags(path, state["flags"], flags)
@@ -454,15 +479,24 @@ def fit(model, loss, train, validation, learning_rate, path: Path, args, identit
                 f"{path}: was trained with --threads {state['flags']['threads']}; results may differ in the last bits"
             )
         print(f"{path}: resuming at epoch {epoch + 1}, step {step}", flush=True)
-    else:
+    # All have read the checkpoint, too, before the first writes a new one.
+    if not ranks.all_have(json.dumps([epoch, step, identity, {**flags, **dict.fromkeys(FREE_FLAGS)}])):
+        raise ValueError(
+            f"{path}: expected the same checkpoint, data and flags in all processes, found others in some; start all "
+            "with the same command, and keep --run and the data where every node sees them"
+        )
+    if first:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for old in (path, log, path.with_suffix(".npy"), *path.parent.glob(f"{path.stem}@*")):
-            old.unlink(missing_ok=True)
-    for unfinished in path.parent.glob(f"{path.stem}.*.tmp"):  # of a call that was killed while writing
-        unfinished.unlink()
-    resumed, lines = path.exists(), read_log(log, epoch)
+        if not resumed:
+            for old in (path, log, path.with_suffix(".npy"), *path.parent.glob(f"{path.stem}@*")):
+                old.unlink(missing_ok=True)
+        for unfinished in path.parent.glob(f"{path.stem}.*.tmp"):  # of a call that was killed while writing
+            unfinished.unlink()
+    lines = read_log(log, epoch) if first else []
 
     def save():
+        if not first:
+            return
         save_checkpoint(
             path,
             {
@@ -478,15 +512,19 @@ def fit(model, loss, train, validation, learning_rate, path: Path, args, identit
             },
         )
 
-    def stop_if_asked():
-        if received:
+    def asked() -> int:
+        """The signal that this or another process has received, else 0."""
+        return ranks.largest(received[0] if received else 0)
+
+    def stop_if(number: int):
+        if number:
             save()
-            name = signal.Signals(received[0]).name
+            name = signal.Signals(number).name
             go_on = "the same command without --fresh" if args.fresh else "the same command"
             print(
                 f"{path}: stopped by {name} at epoch {epoch + 1}, step {step}; {go_on} goes on from there", flush=True
             )
-            raise SystemExit(128 + received[0])
+            raise SystemExit(128 + number)
 
     bar = tqdm(total=args.epochs * steps, initial=epoch * steps + step, unit="step", disable=None, smoothing=0.05)
     with stop_signals() as received, bar:
@@ -501,14 +539,15 @@ def fit(model, loss, train, validation, learning_rate, path: Path, args, identit
                 lr = learning_rate(epoch * steps + step, steps)
                 for group in optimizer.param_groups:
                     group["lr"] = lr
-                with autocast(args):
-                    batch_loss = loss(places, generator)
-                batch_loss.backward()
+                own_loss = share_of(loss, places, generator, args)
+                own_loss.backward()
+                batch_loss = ranks.add_gradients(model, own_loss.detach())
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
-                sum_ += batch_loss.detach() * len(places)
+                sum_ += batch_loss * len(places)
                 step, seen = step + 1, seen + len(places)
-                save_now = received or time.monotonic() - saved >= 60 * args.checkpoint_minutes
+                stop = asked()
+                save_now = stop or time.monotonic() - saved >= 60 * args.checkpoint_minutes
                 if step % FINITE_EVERY == 0 or step == steps or save_now:
                     total = sum_.item()
                     if not np.isfinite(total):
@@ -523,7 +562,7 @@ def fit(model, loss, train, validation, learning_rate, path: Path, args, identit
                     )
                 bar.update()
                 if save_now:
-                    stop_if_asked()
+                    stop_if(stop)
                     save()
                     saved = time.monotonic()
             elapsed = time.monotonic() - started
@@ -531,10 +570,11 @@ def fit(model, loss, train, validation, learning_rate, path: Path, args, identit
 
             model.eval()
             validation_sum = torch.zeros((), dtype=torch.float64, device=device)
-            with torch.no_grad(), autocast(args):
+            with torch.no_grad():
                 for places, generator in validation_batches(validation, args):
-                    validation_sum += loss(places, generator) * len(places)
-                    stop_if_asked()
+                    validation_sum += share_of(loss, places, generator, args) * len(places)
+                    stop_if(asked())
+            ranks.add(validation_sum)
             line = {
                 "epoch": epoch + 1,
                 "train_loss": total / len(train),
@@ -545,7 +585,8 @@ def fit(model, loss, train, validation, learning_rate, path: Path, args, identit
                 "resumed": resumed,
             }
             lines.append(json.dumps(line) + "\n")
-            write_atomically(log, lambda file: file.write("".join(lines).encode()))
+            if first:
+                write_atomically(log, lambda file: file.write("".join(lines).encode()))
             if bar.disable:
                 print(
                     f"{path}: epoch {epoch + 1}/{args.epochs}, loss {line['train_loss']:.4f}, "
@@ -555,7 +596,7 @@ def fit(model, loss, train, validation, learning_rate, path: Path, args, identit
             epoch, step, total, seconds, resumed = epoch + 1, 0, 0.0, 0.0, False
             save()
             saved = time.monotonic()
-            stop_if_asked()
+            stop_if(asked())
 
 
 def seed_step(seed: int, step: int) -> torch.Generator:
@@ -564,6 +605,26 @@ def seed_step(seed: int, step: int) -> torch.Generator:
     number = int(np.random.SeedSequence([seed, step + 2**32]).generate_state(1, np.uint64)[0] >> 1)
     torch.manual_seed(number)
     return torch.Generator().manual_seed(number)
+
+
+def layer_seeds(generator: torch.Generator, count: int, mine: slice, args) -> torch.Tensor:
+    """(layers, b) int64 seeds of the dropout of the layers for the samples `mine` of a batch of `count`, the same
+    whatever the number of processes."""
+    source = None  # torch's generator, which several processes have seeded apart
+    if ranks.world() > 1:
+        source = torch.Generator(args.device).manual_seed(generator.initial_seed())
+    return torch.randint(2**62, (args.layers, count), generator=source, device=args.device)[:, mine]
+
+
+def share_of(loss, places: np.ndarray, generator: torch.Generator, args) -> torch.Tensor:
+    """What this process adds to the mean loss of the batch at `places`."""
+    mine = ranks.share(len(places))
+    if ranks.world() > 1:  # no two processes drop the same
+        torch.manual_seed(generator.initial_seed() + 1 + ranks.rank())
+    with autocast(args):
+        if mine.start < mine.stop:
+            return loss(places, generator, mine)
+        return 0 * loss(places, generator, slice(0, 1))  # for gradients of zeros where a process has no sample
 
 
 def validation_batches(validation: np.ndarray, args):
@@ -592,13 +653,14 @@ def read_log(log: Path, epochs: int) -> list[str]:
 
 @torch.no_grad()
 def predict(forward, model, signals: SignalRows, places: np.ndarray, args) -> torch.Tensor:
-    """forward(batch (B, C, L)) at all `places`, without dropout, as one float32 tensor on the device."""
+    """forward(batch (B, C, L)) at all `places`, without dropout, as one tensor on the device: float32, or float64 with
+    --precision fp64."""
     model.eval()
     outputs = []
     batches = np.array_split(places, -(-len(places) // args.batch_size))
     for batch in tqdm(batches, desc="predicting", unit="batch", disable=None, leave=False):
         with autocast(args):
-            outputs.append(forward(signals.batch(batch, args.device)).float())
+            outputs.append(forward(signals.batch(batch, *place(args))).to(place(args)[1]))
     return torch.cat(outputs)
 
 

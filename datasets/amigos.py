@@ -34,24 +34,11 @@ def sources(raw) -> list[Path]:
 def read(path, channels, ecg_side="left"):
     """The videos of one subject, in the file's order; a trial is named by its video, for each is seen once."""
     path = Path(path)
-    cells = read_mat(path, (*VARIABLES, "simulated"))
-    for name in VARIABLES:
-        cell = cells.get(name)
-        if not isinstance(cell, np.ndarray) or cell.dtype != object or cell.shape != (1, 20):
-            found = "nothing" if cell is None else describe(cell)
-            raise ValueError(f"{path}: expected {name} as a (1, 20) cell, found {found}; is it a file of AMIGOS?")
     columns = {
         modality: [COLUMNS.index(ecg_side)] if modality == "ecg" else pick_channels(names, COLUMNS, path)
         for modality, names in channels.items()
     }
-    for v in range(20):
-        data = cells["joined_data"][0, v]
-        cells["joined_data"][0, v] = None  # lets go of each video once it is used
-        if np.size(data) == 0:
-            continue
-        data = matrix(data, f"{path}: joined_data{{{v + 1}}}", len(COLUMNS))
-        video = _video(cells["VideoIDs"][0, v], f"{path}: VideoIDs{{{v + 1}}}")
-        arousal, valence = _ratings(cells["labels_selfassessment"][0, v], f"{path}: labels_selfassessment{{{v + 1}}}")
+    for video, data, (arousal, valence), simulated in videos(path):
         yield Recording(
             subject=FILE.fullmatch(path.name)[1],
             trial=video,
@@ -62,8 +49,29 @@ def read(path, channels, ecg_side="left"):
             arousal=arousal,
             valence=valence,
             source=path,
-            simulated="simulated" in cells,
+            simulated=simulated,
         )
+
+
+def videos(path):
+    """Yields each video of one subject, with all COLUMNS: its name, the signals (n, 17), arousal and valence, and
+    whether the file says of itself that it was simulated. Raises ValueError like `read`."""
+    path = Path(path)
+    cells = read_mat(path, (*VARIABLES, "simulated"))
+    for name in VARIABLES:
+        cell = cells.get(name)
+        if not isinstance(cell, np.ndarray) or cell.dtype != object or cell.shape != (1, 20):
+            found = "nothing" if cell is None else describe(cell)
+            raise ValueError(f"{path}: expected {name} as a (1, 20) cell, found {found}; is it a file of AMIGOS?")
+    for v in range(20):
+        data = cells["joined_data"][0, v]
+        cells["joined_data"][0, v] = None  # lets go of each video once it is used
+        if np.size(data) == 0:
+            continue
+        data = matrix(data, f"{path}: joined_data{{{v + 1}}}", len(COLUMNS))
+        video = _video(cells["VideoIDs"][0, v], f"{path}: VideoIDs{{{v + 1}}}")
+        ratings = _ratings(cells["labels_selfassessment"][0, v], f"{path}: labels_selfassessment{{{v + 1}}}")
+        yield video, data, ratings, "simulated" in cells
 
 
 def _video(cell, where):

@@ -128,39 +128,68 @@ def _keep(row_hash, column_hash, p):
     return row_hash[..., :, None] * column_hash[..., None, :] >= threshold(p)
 
 
-# ---------------------------------------------------------------- the PyTorch path, one sample at a time
+def _signs(row_hash, column_hash, p):
+    """int32 (..., rows, columns), negative where a weight is dropped. Products of odd numbers are odd, so that halves
+    compare with the threshold's half as the wholes do, and their difference cannot overflow."""
+    products = row_hash[..., :, None] * column_hash[..., None, :]
+    return products.bitwise_right_shift_(1).sub_(threshold(p) >> 1)
 
-def _weights(q, k, row_hash, column_hash, p):
-    """One sample's softmax weights P and P * M, what dropout leaves of them, both (H, Nq, Nk); one tensor if p is 0."""
-    weights = torch.softmax((q * (1.0 / math.sqrt(q.shape[-1]))) @ k.transpose(-1, -2), -1)
-    return weights, weights if p == 0.0 else torch.where(_keep(row_hash, column_hash, p), weights, 0.0)
+
+# ---------------------------------------------------------------- the PyTorch path, one block of queries at a time
+
+_BLOCK = 256  # queries, those of all heads counted: at 1,281 keys a block's weights fit the L2 caches of two cores
 
 
 def _samples(q, *tensors):
-    """Each sample's tensors (None stays None), the floating ones in float32, or float64 if q is."""
-    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+    """Each sample's contiguous tensors (None stays None), the floating ones in the precision of `_precision`."""
+    dtype = _precision(q)
     for b in range(q.shape[0]):
-        yield b, *(x if x is None else x[b].to(dtype) if x.is_floating_point() else x[b] for x in (q, *tensors))
+        yield b, *(x if x is None else x[b].to(dtype if x.is_floating_point() else x.dtype).contiguous()
+                   for x in (q, *tensors))
+
+
+def _precision(q):
+    """Products of float16 are slow on CPUs."""
+    return torch.float32 if q.dtype == torch.float16 else q.dtype
+
+
+def _blocks(q):
+    """Slices of the queries of (H, Nq, D)."""
+    size = max(1, _BLOCK // q.shape[0])
+    return (slice(start, start + size) for start in range(0, q.shape[1], size))
 
 
 def _forward_torch(q, k, v, row_hash, column_hash, p):
-    out = _empty_heads(q)
-    for b, q_b, k_b, v_b, *hashes in _samples(q, k, v, row_hash, column_hash):
-        out[b] = (_weights(q_b, k_b, *hashes, p)[1] @ v_b).div_(keep_probability(p))
-    return out
+    """The output, and for the backward pass the softmax weights (B, H, Nq, Nk), negative where they are dropped."""
+    out, weights = _empty_heads(q), q.new_empty(*q.shape[:3], k.shape[2], dtype=_precision(q))
+    for b, q_b, k_b, v_b, row_b, column_b in _samples(q, k, v, row_hash, column_hash):
+        q_b = q_b * (1.0 / math.sqrt(q.shape[-1]))
+        for rows in _blocks(q_b):
+            kept = torch.softmax(torch.bmm(q_b[:, rows], k_b.transpose(1, 2)), -1)
+            if p > 0.0:
+                signs = _signs(row_b[:, rows], column_b, p)
+                kept = kept.copysign_(signs.to(kept.dtype))
+            weights[b, :, rows] = kept
+            out[b, :, rows] = torch.bmm(kept.clamp_(min=0.0), v_b).div_(keep_probability(p))
+    return out, weights
 
 
-def _backward_torch(d_out, q, k, v, row_hash, column_hash, p):
+def _backward_torch(d_out, q, k, v, out, weights, p):
     dq, dk, dv = _empty_heads(q), _empty_heads(k), _empty_heads(v)
     keep = keep_probability(p)
     scale = 1.0 / (keep * math.sqrt(q.shape[-1]))
-    for b, q_b, k_b, v_b, d_out_b, *hashes in _samples(q, k, v, d_out, row_hash, column_hash):
-        weights, kept = _weights(q_b, k_b, *hashes, p)
-        dv[b] = (kept.transpose(-1, -2) @ d_out_b).div_(keep)
-        d_logits = (d_out_b @ v_b.transpose(-1, -2)).mul_(kept)
-        d_logits.sub_(weights.mul_(d_logits.sum(-1, keepdim=True)))
-        dq[b] = (d_logits @ k_b).mul_(scale)
-        dk[b] = (d_logits.transpose(-1, -2) @ q_b).mul_(scale)
+    for b, q_b, k_b, v_b, d_out_b, out_b, weights_b in _samples(q, k, v, d_out, out, weights):
+        delta = (d_out_b * out_b).sum(-1, keepdim=True).mul_(keep)
+        exact = torch.float64 if q.dtype == torch.float64 else torch.float32
+        dk_b, dv_b = torch.zeros_like(k_b, dtype=exact), torch.zeros_like(v_b, dtype=exact)
+        for rows in _blocks(q_b):
+            kept = weights_b[:, rows].clamp(min=0.0)
+            dv_b += torch.bmm(kept.transpose(1, 2), d_out_b[:, rows])
+            d_logits = torch.bmm(d_out_b[:, rows], v_b.transpose(1, 2)).mul_(kept)
+            d_logits.addcmul_(weights_b[:, rows].abs(), delta[:, rows], value=-1.0)
+            dk_b += torch.bmm(d_logits.transpose(1, 2), q_b[:, rows])
+            dq[b, :, rows] = torch.bmm(d_logits, k_b).mul_(scale)
+        dk[b], dv[b] = dk_b.mul_(scale), dv_b.div_(keep)
     return dq, dk, dv
 
 
@@ -176,8 +205,8 @@ _define = torch.library.define
 _define("kernels::dropout_hashes", "(Tensor seed, int heads, int n_rows, int n_columns, Tensor? rows)"
                                    " -> (Tensor row_hash, Tensor column_hash)")
 _define("kernels::attention", "(Tensor q, Tensor k, Tensor v, Tensor? row_hash, Tensor? column_hash, float p)"
-                              " -> (Tensor out, Tensor lse)")
-_define("kernels::attention_backward", "(Tensor d_out, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse,"
+                              " -> (Tensor out, Tensor saved)")
+_define("kernels::attention_backward", "(Tensor d_out, Tensor q, Tensor k, Tensor v, Tensor out, Tensor saved,"
                                        " Tensor? row_hash, Tensor? column_hash, float p)"
                                        " -> (Tensor dq, Tensor dk, Tensor dv)")
 
@@ -200,7 +229,7 @@ def _(seed, heads, n_rows, n_columns, rows):
 def _attention_op(q, k, v, row_hash, column_hash, p):
     if not attention_launch.runs_on(q):
         _ran("torch", q)
-        return _forward_torch(q, k, v, row_hash, column_hash, p), q.new_empty(0)
+        return _forward_torch(q, k, v, row_hash, column_hash, p)
     attention.last_path = "triton"
     out, lse = _empty_heads(q), attention_launch.vectors(q, q.shape[1], q.shape[2])
     attention_launch.forward(q, k, v, out, lse, row_hash, column_hash, keep_probability(p), threshold(p))
@@ -209,22 +238,23 @@ def _attention_op(q, k, v, row_hash, column_hash, p):
 
 @torch.library.register_fake("kernels::attention")
 def _(q, k, v, row_hash, column_hash, p):
-    on_triton = attention_launch.runs_on(q)
-    return _empty_heads(q), attention_launch.vectors(q, q.shape[1], q.shape[2]) if on_triton else q.new_empty(0)
+    if attention_launch.runs_on(q):
+        return _empty_heads(q), attention_launch.vectors(q, q.shape[1], q.shape[2])
+    return _empty_heads(q), q.new_empty(*q.shape[:3], k.shape[2], dtype=_precision(q))
 
 
 @torch.library.impl("kernels::attention_backward", "default")
-def _backward_op(d_out, q, k, v, out, lse, row_hash, column_hash, p):
+def _backward_op(d_out, q, k, v, out, saved, row_hash, column_hash, p):
     if not attention_launch.runs_on(q):
-        return _backward_torch(d_out, q, k, v, row_hash, column_hash, p)
+        return _backward_torch(d_out, q, k, v, out, saved, p)
     gradients = _empty_heads(q), _empty_heads(k), _empty_heads(v)
-    attention_launch.backward(d_out, q, k, v, out, lse, row_hash, column_hash, keep_probability(p), threshold(p),
+    attention_launch.backward(d_out, q, k, v, out, saved, row_hash, column_hash, keep_probability(p), threshold(p),
                               *gradients)
     return gradients
 
 
 @torch.library.register_fake("kernels::attention_backward")
-def _(d_out, q, k, v, out, lse, row_hash, column_hash, p):
+def _(d_out, q, k, v, out, saved, row_hash, column_hash, p):
     return _empty_heads(q), _empty_heads(k), _empty_heads(v)
 
 
@@ -234,8 +264,8 @@ def _save(ctx, inputs, output):
 
 
 def _differentiate(ctx, d_out, _):
-    q, k, v, row_hash, column_hash, out, lse = ctx.saved_tensors
-    gradients = torch.ops.kernels.attention_backward(d_out, q, k, v, out, lse, row_hash, column_hash, ctx.p)
+    q, k, v, row_hash, column_hash, out, saved = ctx.saved_tensors
+    gradients = torch.ops.kernels.attention_backward(d_out, q, k, v, out, saved, row_hash, column_hash, ctx.p)
     return *gradients, None, None, None
 
 

@@ -296,7 +296,7 @@ def test_a_fold_without_ratings_is_left_out_of_the_table(work):
     assert 0 < sum(trained) <= 4
     finished = call("evaluate.py", "--run", "runs/new", "--json", cwd=work)
     assert finished.returncode == 0
-    table = json.loads(finished.stdout)["table"]
+    table = json.loads(finished.stdout)["runs"][0]["table"]
     assert len(table["Majority class"]["valence"]["folds"]) == 4
     assert len(table["EEG, no pre-training"]["valence"]["folds"]) == sum(trained)
 

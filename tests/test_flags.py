@@ -77,11 +77,12 @@ EXPECTED = [
         "prepare_data.py --dataset amigos --raw raw",
         {"rate": 128, "low": 0.8, "high": 50.0, "filter_order": 8, "seconds_per_segment": 10, "normalise": "subject"},
     ),
-    ("evaluate.py", {"run": "runs/paper"}),
+    ("evaluate.py", {"run": ["runs/paper"], "bootstrap": 2000, "permutations": 9999, "seed": 0}),
+    ("baseline.py", {"run": "runs/paper", "data": "data/amigos", "model": "classical", "n_folds": 10}),
 ]
 NO_HYPER_PARAMETERS = {
     *("-h", "--dataset", "--run", "--data", "--raw", "--out", "--json", "--fresh", "--print-flags", "--check"),
-    *("--list", "--model", "--rows"),
+    *("--list", "--model", "--rows", "--details", "--report"),
 }
 
 

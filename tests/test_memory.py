@@ -42,14 +42,14 @@ def write_sparse_set(folder, name, rows, rated):
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
-def anonymous_memory(pid) -> int:
-    """Bytes of RssAnon: what belongs to the process alone, not the pages of files that it has mapped."""
+def resident_memory(pid) -> int:
+    """Bytes of VmRSS: what belongs to the process, and the pages of files that it has mapped."""
     with open(f"/proc/{pid}/status") as file:
-        return next(1024 * int(line.split()[1]) for line in file if line.startswith("RssAnon"))
+        return next(1024 * int(line.split()[1]) for line in file if line.startswith("VmRSS"))
 
 
 def peak_of_an_epoch(work, size) -> int:
-    """Largest anonymous memory in bytes while one epoch reads every segment of `size` bytes of signals."""
+    """Largest resident memory in bytes while one epoch reads every segment of `size` bytes of signals."""
     rows = size // ROW
     write_sparse_set(work / "data" / "amigos", "rated", 200, rated=True)
     write_sparse_set(work / "data" / "large", "large", rows, rated=False)
@@ -64,7 +64,7 @@ def peak_of_an_epoch(work, size) -> int:
         peak = 0
         while script.poll() is None:
             try:
-                peak = max(peak, anonymous_memory(script.pid))
+                peak = max(peak, resident_memory(script.pid))
             except (OSError, StopIteration):  # it has just ended
                 break
             time.sleep(0.02)
@@ -80,5 +80,5 @@ def peak_of_an_epoch(work, size) -> int:
 def test_memory_does_not_grow_with_the_data(tmp_path):
     small = peak_of_an_epoch(tmp_path / "small", 10**9)
     large = peak_of_an_epoch(tmp_path / "large", 20 * 10**9)
-    print(f"anonymous memory: {small / 1e6:.0f} MB for 1 GB of segments, {large / 1e6:.0f} MB for 20 GB")
+    print(f"resident memory: {small / 1e6:.0f} MB for 1 GB of segments, {large / 1e6:.0f} MB for 20 GB")
     assert large < 2e9 and large < 1.1 * small

@@ -62,7 +62,7 @@ def test_encoder_keeps_the_length_and_sees_113_points():
     out = encoder(signals)
     assert out.shape == (1, 1280, 256)
     out[0, 640].sum().backward()
-    touched = torch.nonzero(signals.grad[0].abs().sum(0)).flatten()
+    touched = torch.nonzero(signals.grad[0].abs().sum(0) > 1e-12).flatten()
     assert touched.min() == 640 - 56 and touched.max() == 640 + 56
     assert len(touched) == 113
 
@@ -120,22 +120,68 @@ def test_heads_read_the_tokens_the_paper_names():
     )
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_the_last_layer_for_cls_alone_gives_the_same_loss_and_gradients(dropout):
+def test_attention_of_cls_is_that_of_torch_on_the_same_parameters():
     torch.manual_seed(0)
-    model = SingleModalityModel(3, [5, 3], [8, 8], 2, 2, 16, 0.0, classifier_hidden=[4], points=70).double()
+    model = SingleModalityModel(3, [5, 3], [8, 12], 2, 3, 16, 0.1, classifier_hidden=[4], points=50).double().eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    theirs = nn.MultiheadAttention(12, 3, batch_first=True, dtype=torch.float64)
+    theirs.load_state_dict(model.layers[-1].self_attn.state_dict())
+    received = []
+    model.layers[-1].register_forward_pre_hook(lambda _, inputs: received.append(inputs[0]))
+    signals = torch.randn(2, 3, 50, dtype=torch.float64)
+    model.encode(signals)
+    _, expected = theirs(received[0], received[0], received[0], need_weights=True, average_attn_weights=False)
+    found = model.cls_attention(signals)
+    assert found.shape == (2, 3, 51) and close(found, expected[:, :, 0])
+    assert found.std() > 1e-3  # far from uniform
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_the_last_layer_for_some_tokens_gives_the_same_loss_and_gradients(layers, dropout):
+    torch.manual_seed(0)
+    model = SingleModalityModel(3, [5, 3], [8, 8], layers, 2, 16, 0.0, [5], classifier_hidden=[4], points=70).double()
     for layer in model.layers:
-        layer.self_attn.dropout = dropout
-    signals, seed = torch.randn(4, 3, 70, dtype=torch.float64), torch.arange(8).reshape(2, 4)
-    losses, gradients = [], []
-    for cls_only in (False, True):
-        model.zero_grad()
-        loss = model.classifier(model.encode(signals, seed=seed, cls_only=cls_only)[:, 0]).square().sum()
-        loss.backward()
-        losses.append(loss.detach())
-        gradients.append([parameter.grad for parameter in model.parameters()])
-    assert close(losses[1], losses[0])
-    assert all(close(found, expected) for found, expected in zip(gradients[1], gradients[0]))
+        layer.self_attn.dropout = layer.dropout = dropout
+    signals, seed = torch.randn(4, 3, 70, dtype=torch.float64), torch.arange(4 * layers).reshape(layers, 4)
+    mask = sample_mask(4, 70, 0.05, 6, torch.Generator().manual_seed(0))
+    mask[0] = False  # of the fullest and the emptiest row a batch may have
+    mask[1] = True
+    pairs = {
+        "classifier": (
+            lambda: model.classifier(model.encode(signals, seed=seed)[:, 0]).square().sum(),
+            lambda: model.classify(signals, seed).square().sum(),
+        ),
+        "predictor": (
+            lambda: masked_mse(model.reconstruct(signals, mask, seed), signals, mask),
+            lambda: model.reconstruction_loss(signals, mask, seed),
+        ),
+    }
+    for head, pair in pairs.items():
+        losses, gradients = [], []
+        for compute in pair:
+            model.zero_grad()
+            losses.append(compute())
+            losses[-1].backward()
+            gradients.append({name: x.grad for name, x in model.named_parameters() if x.grad is not None})
+        assert close(losses[1], losses[0])
+        assert gradients[0].keys() == gradients[1].keys() and any(name.startswith(head) for name in gradients[0])
+        for name, gradient in gradients[0].items():
+            assert close(gradients[1][name], gradient), name
+
+
+@pytest.mark.parametrize("probability", [0.0325, 0.001, 0.0])
+def test_the_loss_of_the_paper_reads_the_masked_points_and_no_others(probability):
+    """At the paper's size in float32, beside the mean squared error over the masked points of all of them."""
+    torch.manual_seed(0)
+    model = paper_model("ecg", mvp_hidden=[128]).eval()
+    signals = torch.randn(2, 1, 1280)
+    mask = sample_mask(2, 1280, probability, 20, torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        loss = model.reconstruction_loss(signals, mask)
+        expected = F.mse_loss(model.reconstruct(signals, mask).transpose(1, 2)[mask], signals.transpose(1, 2)[mask])
+    assert loss.isnan() if not mask.any() else loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_classifier_dropout_is_on_in_training_only_and_follows_each_hidden_layer():

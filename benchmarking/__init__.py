@@ -1,0 +1,1 @@
+"""The parts of benchmark.py, one a file: ours and its rivals, side by side."""

@@ -1,0 +1,257 @@
+"""Classical features of EEG and ECG: band power, left-right asymmetry, heart rate and its variability.
+
+Signals of prepared sets are z-scored per subject and channel, so a band power says how strong the band is relative to
+the same subject's whole recording, and nothing in microvolts. A linear model gets nothing from an asymmetry that the
+two powers do not hold, but regularisation then favours it over other differences.
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+from scipy import signal as sp
+from tqdm import tqdm
+
+from datasets import amigos
+from segments import sha256_of_file
+
+BANDS = {"delta": (1, 4), "theta": (4, 8), "alpha": (8, 13), "beta": (13, 30), "gamma": (30, 45)}  # Hz; assumed
+WELCH_SECONDS = 2  # assumed
+SMALLEST_POWER = 1e-12  # of a flat channel, whose logarithm must be finite
+SHORTEST_BEAT, LONGEST_BEAT = 0.3, 2.0  # s: 200 and 30 beats/min; intervals beyond are a beat missed or made up
+HEART = ("heart rate", "mean interval", "SD of intervals", "RMSSD", "pNN50", "shortest interval", "longest interval")
+
+
+def band_powers(signals: np.ndarray, rate: float, bands=BANDS.values(), seconds: float = WELCH_SECONDS) -> np.ndarray:
+    """(..., L) signals -> (..., bands) natural logarithm of the power (units squared) from low up to below high Hz.
+
+    Welch's method with Hann windows of `seconds`, half overlapping (assumed). Raises ValueError where the signals are
+    too short for a band to hold a frequency.
+    """
+    points = min(round(seconds * rate), signals.shape[-1])
+    frequency, density = sp.welch(signals, rate, nperseg=points, axis=-1)
+    powers = []
+    for low, high in bands:
+        inside = (frequency >= low) & (frequency < high)
+        if not inside.any():
+            raise ValueError(f"{points} points at {rate:g} Hz are too short for the power from {low} to {high} Hz")
+        powers.append(density[..., inside].sum(axis=-1) * frequency[1])
+    return np.log(np.maximum(np.stack(powers, axis=-1), SMALLEST_POWER))
+
+
+def pairs(channels) -> list[tuple[int, int]]:
+    """Positions (left, right) of the mirrored electrodes: in the 10-20 system F3 lies opposite F4, O1 opposite O2."""
+    place = {name.upper(): number for number, name in enumerate(channels)}
+    found = []
+    for name, left in place.items():
+        electrode = re.fullmatch(r"([A-Z]+)(\d+)", name)
+        if electrode and int(electrode[2]) % 2:
+            right = place.get(f"{electrode[1]}{int(electrode[2]) + 1}")
+            if right is not None:
+                found.append((left, right))
+    return found
+
+
+def eeg_features(signals: np.ndarray, rate: float, channels, bands=None) -> tuple[np.ndarray, list[str]]:
+    """(n, C, L) EEG -> (n, F) log band powers of each channel and, for each pair, right minus left; and their names.
+
+    bands: name -> (low, high) in Hz, by default BANDS.
+    """
+    bands = bands or BANDS
+    powers = band_powers(signals, rate, bands.values())  # (n, C, bands)
+    opposite = pairs(channels)
+    left, right = ([pair[side] for pair in opposite] for side in (0, 1))
+    asymmetry = powers[:, right] - powers[:, left]
+    names = [f"{name} {band}" for name in channels for band in bands]
+    names += [f"{channels[right]}-{channels[left]} {band}" for left, right in opposite for band in bands]
+    return np.concatenate([powers.reshape(len(powers), -1), asymmetry.reshape(len(powers), -1)], axis=1), names
+
+
+def find_beats(ecg: np.ndarray, rate: float) -> list[np.ndarray]:
+    """(n, L) ECG -> the times of the R peaks of each row, in s; an empty array where there are none.
+
+    Beats are bursts of 5-20 Hz energy, at least 0.3 s apart and 0.3 times the typical height; the peak of each is its
+    sharpest deflection, up in some leads and down in others (all assumed).
+    """
+    slack, distance = round(0.06 * rate), round(SHORTEST_BEAT * rate)
+    qrs = sp.sosfiltfilt(sp.butter(2, [5, 20], "bandpass", fs=rate, output="sos"), ecg, axis=-1)
+    width = round(0.12 * rate)
+    energy = sp.oaconvolve(np.gradient(qrs, axis=-1) ** 2, np.full((1, width), 1 / width), mode="same", axes=-1)
+    # At the median of two-second stretches, a single artefact does not raise the threshold above the beats.
+    stretches = np.array_split(energy, max(1, energy.shape[-1] // round(2 * rate)), axis=-1)
+    typical = np.median([stretch.max(axis=-1) for stretch in stretches], axis=0)
+    times = []
+    for row, level, wave in zip(energy, typical, qrs):
+        bursts, _ = sp.find_peaks(row, height=max(0.3 * level, SMALLEST_POWER), distance=distance)
+        bursts = bursts[(bursts >= slack) & (bursts < len(wave) - slack)]
+        around = wave[bursts[:, None] + np.arange(-slack, slack + 1)]  # (beats, 2 slack + 1)
+        if len(bursts) and -np.median(around.min(axis=1)) > np.median(around.max(axis=1)):
+            around = -around
+        times.append((bursts - slack + around.argmax(axis=1)) / rate if len(bursts) else np.empty(0))
+    return times
+
+
+def intervals(beats: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Beats (k,) in s -> the plausible intervals between neighbours, and the differences of successive ones, in s."""
+    interval = np.diff(beats)
+    plausible = (interval >= SHORTEST_BEAT) & (interval <= LONGEST_BEAT)
+    return interval[plausible], np.diff(interval)[plausible[1:] & plausible[:-1]]
+
+
+def heart_features(beats: np.ndarray) -> np.ndarray:
+    """Beats (k,) in s -> (7,) HEART: beats/min, s, s, s, share of differences above 50 ms, s, s.
+
+    NaN with fewer than two differences of successive intervals.
+    """
+    interval, difference = intervals(beats)
+    if len(difference) < 2:
+        return np.full(len(HEART), np.nan)
+    return np.array(
+        [
+            60 / interval.mean(),
+            interval.mean(),
+            interval.std(ddof=1),
+            np.sqrt((difference**2).mean()),
+            (np.abs(difference) > 0.05).mean(),
+            interval.min(),
+            interval.max(),
+        ]
+    )
+
+
+def ecg_features(signals: np.ndarray, rate: float) -> tuple[np.ndarray, list[str]]:
+    """(n, 1, L) ECG -> (n, 7) heart-rate features, NaN where there are too few beats, and their names."""
+    return np.stack([heart_features(beats) for beats in find_beats(signals[:, 0], rate)]), list(HEART)
+
+
+# ---- the AMIGOS baseline: features of a whole trial, which lasts 10 s or more ---------------------------------------
+# Their kinds are those of Miranda-Correa et al. (2018), reference [6] of the paper; how exactly they are computed is
+# assumed throughout. A signal with NaN in it has features of NaN.
+
+AMIGOS_CHANNELS = amigos.COLUMNS[:14]
+AMIGOS_BANDS = {"theta": (3, 7), "slow alpha": (8, 10), "alpha": (8, 13), "beta": (14, 29), "gamma": (30, 47)}  # Hz
+INTERVAL_BANDS = ((0, 0.04), (0.04, 0.15), (0.15, 0.4))  # Hz
+SHORTEST_FOR_INTERVAL_POWER = 10  # s, below which a band may hold no frequency
+INTERVAL_RATE = 4  # Hz, to which the intervals between beats are interpolated
+SLOW_SECONDS = 20  # Welch windows for the power of ECG and skin resistance
+ECG_EDGES = np.arange(61) / 10  # Hz, 60 bins from 0 to 6
+GSR_EDGES = np.arange(11) * 0.24  # Hz, 10 bins from 0 to 2.4
+GSR_NOISY_POINTS = 20  # at the start of a recording of AMIGOS
+SHAPE = ("mean", "SD", "skewness", "kurtosis", "share above mean + SD", "share below mean - SD")
+
+
+def shape_statistics(values: np.ndarray) -> list[float]:
+    """(n,) -> SHAPE: mean, SD, third and fourth standardised moment, and the shares beyond one SD."""
+    mean, sd = values.mean(), values.std()
+    standard = (values - mean) / max(sd, 1e-9)
+    return [mean, sd, (standard**3).mean(), (standard**4).mean(), (standard > 1).mean(), (standard < -1).mean()]
+
+
+def amigos_eeg_features(eeg: np.ndarray, rate: float, channels) -> tuple[np.ndarray, list[str]]:
+    """(14, n) EEG -> (105,) log powers of 14 channels in 5 bands and asymmetries of 7 pairs, and their names."""
+    values, names = eeg_features(eeg[None], rate, channels, AMIGOS_BANDS)
+    return values[0], names
+
+
+def amigos_ecg_features(ecg: np.ndarray, rate: float) -> tuple[np.ndarray, list[str]]:
+    """(n,) ECG -> (77,) statistics of beat intervals (s) and heart rate (beats/min), log powers, and their names."""
+    names = [f"{what} {statistic}" for what in ("interval", "heart rate") for statistic in SHAPE]
+    names += ["RMSSD", "pNN50", *(f"interval power {low:g}-{high:g} Hz" for low, high in INTERVAL_BANDS)]
+    names += [f"power {low:g}-{high:g} Hz" for low, high in zip(ECG_EDGES, ECG_EDGES[1:])]
+    if not np.isfinite(ecg).all():
+        return np.full(len(names), np.nan), names
+    beats = find_beats(ecg[None], rate)[0]
+    interval, difference = intervals(beats)
+    statistics = np.full(2 * len(SHAPE) + 2, np.nan)
+    interval_power = np.full(len(INTERVAL_BANDS), np.nan)
+    if len(difference) >= 2:
+        statistics[:] = [
+            *shape_statistics(interval),
+            *shape_statistics(60 / interval),
+            np.sqrt((difference**2).mean()),
+            (np.abs(difference) > 0.05).mean(),
+        ]
+        ends = np.cumsum(interval)  # implausible intervals are closed up
+        time = np.arange(ends[0], ends[-1], 1 / INTERVAL_RATE)
+        seconds = len(time) / INTERVAL_RATE
+        if seconds >= SHORTEST_FOR_INTERVAL_POWER:
+            even = np.interp(time, ends, interval)
+            interval_power = band_powers(even, INTERVAL_RATE, INTERVAL_BANDS, seconds)
+    power = band_powers(ecg, rate, zip(ECG_EDGES, ECG_EDGES[1:]), SLOW_SECONDS)
+    return np.concatenate([statistics, interval_power, power]), names
+
+
+def amigos_gsr_features(gsr: np.ndarray, rate: float) -> tuple[np.ndarray, list[str]]:
+    """(n,) skin resistance in ohm -> (16,) level, slope (ohm/s), falls and rises, log powers, and their names.
+
+    Slopes are those of the signal below 2.4 Hz, where its power is taken, for its noise alternates from point to point.
+    """
+    names = ["mean", "mean slope", "mean falling slope", "share falling", "minima per s", "mean rise time"]
+    names += [f"power {low:.2f}-{high:.2f} Hz" for low, high in zip(GSR_EDGES, GSR_EDGES[1:])]
+    gsr = gsr[GSR_NOISY_POINTS:]
+    if not np.isfinite(gsr).all():
+        return np.full(len(names), np.nan), names
+    smooth = sp.sosfiltfilt(sp.butter(2, GSR_EDGES[-1], fs=rate, output="sos"), gsr)
+    slope = np.diff(smooth) * rate
+    falls, rises = slope < 0, slope > 0
+    starts = np.count_nonzero(rises & np.r_[True, ~rises[:-1]])
+    values = [
+        gsr.mean(),
+        slope.mean(),
+        slope[falls].mean() if falls.any() else 0.0,
+        falls.mean(),
+        np.count_nonzero(falls[:-1] & rises[1:]) / len(gsr) * rate,
+        np.count_nonzero(rises) / rate / max(starts, 1),
+    ]
+    return np.concatenate([values, band_powers(gsr, rate, zip(GSR_EDGES, GSR_EDGES[1:]), SLOW_SECONDS)]), names
+
+
+def fisher_score(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(n, F) features and (n,) labels 0 and 1 -> (F,) squared distance of the class means over the sum of variances."""
+    low, high = x[y == 0], x[y == 1]
+    spread = low.var(axis=0) + high.var(axis=0)
+    return (high.mean(axis=0) - low.mean(axis=0)) ** 2 / np.where(spread > 0, spread, np.inf)
+
+
+def z_score(x: np.ndarray) -> np.ndarray:
+    """(n, F) -> zero mean and unit variance in each column over what is not NaN; 0 in a constant one."""
+    values = np.ma.masked_invalid(x)
+    sd = values.std(axis=0).filled(0)
+    return ((values - values.mean(axis=0)) / np.where(sd > 0, sd, 1)).filled(np.nan)
+
+
+def amigos_trials(raw, sources: list[dict], trials: list[tuple], skip: float):
+    """Features of whole trials from the files of AMIGOS below `raw`.
+
+    sources: those of the manifest of the prepared set; trials: (subject, trial) of each row wanted; skip: s left out
+    at the start of a trial. Returns kind -> (trials, F) for eeg, ecg and gsr, NaN where a signal holds NaN, and kind ->
+    names. Raises FileNotFoundError or ValueError where a file or a trial is missing, or is not the one prepared.
+    """
+    place = {trial: number for number, trial in enumerate(trials)}
+    paths = {path.name: path for path in amigos.sources(raw)}
+    rows, names = {kind: [None] * len(trials) for kind in ("eeg", "ecg", "gsr")}, {}
+    begin, rate = round(skip * amigos.RATE), amigos.RATE
+    wanted = [source for source in sources if any(tuple(trial) in place for trial in source["trials"])]
+    for source in tqdm(wanted, desc="features of trials", unit="file", disable=None, leave=False):
+        path = paths.get(Path(source["file"]).name)
+        if path is None:
+            raise FileNotFoundError(f"{raw}: {source['file']}, from which the set was prepared, is missing; name --raw")
+        if sha256_of_file(path) != source["sha256"]:
+            raise ValueError(f"{path}: not the file that the set was prepared from; prepare the data again")
+        subject = amigos.FILE.fullmatch(path.name)[1]
+        for video, signals, _, _ in amigos.videos(path):
+            number = place.get((subject, video))
+            if number is None:
+                continue
+            columns = dict(zip(amigos.COLUMNS, signals[begin:].T.astype(float)))
+            eeg = np.stack([columns[name] for name in AMIGOS_CHANNELS])
+            try:
+                rows["eeg"][number], names["eeg"] = amigos_eeg_features(eeg, rate, AMIGOS_CHANNELS)
+                rows["ecg"][number], names["ecg"] = amigos_ecg_features(columns["left"], rate)
+                rows["gsr"][number], names["gsr"] = amigos_gsr_features(columns["GSR"], rate)
+            except ValueError as error:
+                raise ValueError(f"{path}: video {video}: {error}")
+    for trial, number in place.items():
+        if rows["gsr"][number] is None:
+            raise ValueError(f"{raw}: trial {' '.join(trial)}, which was prepared, is missing; prepare the data again")
+    return {kind: np.stack(found) for kind, found in rows.items()}, names

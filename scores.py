@@ -1,0 +1,393 @@
+"""Scores, intervals and tests of predictions: arrays in, numbers out (paper 5, and what it leaves out).
+
+Three answers to "how sure is this mean over folds": Student's t over the folds (the paper's, paper 5), too sure because
+folds share training data; the same corrected for that (Nadeau and Bengio, 2003); and resampling of subjects, the only
+one that speaks of people who were not recorded. N resamples, S subjects, K folds, n segments.
+"""
+
+import numpy as np
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+
+SCORES = ("accuracy", "f1", "balanced_accuracy", "auroc", "mcc")
+CONFIDENCE = 0.95  # paper 5
+SIGNIFICANT = 0.05
+BATCH = 500  # resamples at a time, to bound memory
+
+# Test predictions of one model and target, one fold after the other, each by segment.
+PREDICTIONS = np.dtype(
+    [
+        ("fold", "i8"),
+        ("subject", "i8"),  # numbers, the same in all predictions that are compared
+        ("trial", "i8"),
+        ("segment", "i8"),
+        ("label", "i8"),  # 1 high, 0 low
+        ("probability", "f8"),  # of high
+    ]
+)
+
+
+# ---- scores ---------------------------------------------------------------------------------------------------------
+
+
+def score_of(score: str, label: np.ndarray, probability: np.ndarray) -> float:
+    """One of SCORES from labels (n,) and probabilities of high (n,); high is predicted above 0.5.
+
+    F1 is macro F1 over both classes (assumed; "between the two predicted classes", paper 5). Where `label` has one
+    class alone, the scores that compare classes are NaN, and F1 is at most 0.5.
+    """
+    if score == "auroc":
+        return roc_auc_score(label, probability) if len(np.unique(label)) == 2 else np.nan
+    return from_confusion(score, *np.bincount(2 * label + (probability > 0.5), minlength=4))
+
+
+def scores(label: np.ndarray, probability: np.ndarray) -> dict[str, float]:
+    """All of SCORES."""
+    return {score: float(score_of(score, label, probability)) for score in SCORES}
+
+
+def from_confusion(score: str, tn, fp, fn, tp) -> np.ndarray:
+    """`score` of counts, alone or in arrays, as scikit-learn defines it; NaN where it is undefined.
+
+    One definition for the tables and for thousands of resamples, where scikit-learn would take hours.
+    """
+    tn, fp, fn, tp = (np.asarray(count, float) for count in (tn, fp, fn, tp))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if score == "accuracy":
+            return (tn + tp) / (tn + fp + fn + tp)
+        if score == "f1":
+            f1 = [np.where(hit == 0, 0.0, 2 * hit / (2 * hit + fp + fn)) for hit in (tn, tp)]
+            return np.where(tn + fp + fn + tp == 0, np.nan, np.mean(f1, axis=0))
+        if score == "balanced_accuracy":
+            return (tn / (tn + fp) + tp / (tp + fn)) / 2
+        both, said_both = (tn + fp) * (tp + fn), (tn + fn) * (tp + fp)
+        mcc = np.where(said_both == 0, 0.0, (tp * tn - fp * fn) / np.sqrt(both * said_both))
+        return np.where(both == 0, np.nan, mcc)
+
+
+def per_trial(predictions: np.ndarray) -> np.ndarray:
+    """One prediction a trial and fold: the mean probability of its test segments there."""
+    keys = ["fold", "subject", "trial", "label"]
+    _, first, index = np.unique(predictions[keys], return_index=True, return_inverse=True)
+    trials = predictions[first].copy()
+    index = index.reshape(-1)
+    trials["probability"] = np.bincount(index, weights=predictions["probability"]) / np.bincount(index)
+    return trials
+
+
+def per_subject(predictions: np.ndarray) -> dict[int, dict]:
+    """SCORES and the number of segments of each subject, over all folds that tested it."""
+    return {
+        int(subject): {"segments": len(own), **scores(own["label"], own["probability"])}
+        for subject in np.unique(predictions["subject"])
+        for own in [predictions[predictions["subject"] == subject]]
+    }
+
+
+# ---- models without signals ------------------------------------------------------------------------------------------
+
+
+def prior(train_label: np.ndarray, train_group: np.ndarray, test_group: np.ndarray) -> np.ndarray:
+    """(m,) mean of the training labels of each test segment's group; of all where training does not know the group.
+
+    train_label, train_group (n,), test_group (m,). With one group for all it is the majority class.
+    """
+    groups, index = np.unique(train_group, return_inverse=True)
+    means = np.bincount(index.reshape(-1), weights=train_label) / np.bincount(index.reshape(-1))
+    place = np.searchsorted(groups, test_group).clip(max=len(groups) - 1)
+    return np.where(groups[place] == test_group, means[place], train_label.mean())
+
+
+def fuse(probabilities: np.ndarray, rule: str) -> np.ndarray:
+    """(n,) of (models, n) by one of the rules that the paper names beside its own (paper 3.1).
+
+    `mean` and `maximum` pool the probabilities of high. `vote` is the share of models that say high; a tie, which is
+    what two models that disagree always give, is 0.5 and so not high (assumed).
+    """
+    if rule == "vote":
+        return (probabilities > 0.5).mean(axis=0)
+    return {"mean": np.mean, "maximum": np.max}[rule](probabilities, axis=0)
+
+
+# ---- over folds ------------------------------------------------------------------------------------------------------
+
+
+def half_width(values: np.ndarray, ratio: float = 0.0) -> float:
+    """Of the two-sided 95 % t-interval of the mean over folds (k,): k - 1 degrees of freedom (paper 5); NaN if k < 2.
+
+    ratio: test segments to training segments of a fold. The variance of the mean is then (1 / k + ratio) times the
+    folds' (Nadeau and Bengio, 2003) in place of 1 / k: for ten folds and 1/9, an interval 1.453 times as wide.
+    """
+    k = len(values)
+    if k < 2:
+        return np.nan
+    return stats.t.ppf((1 + CONFIDENCE) / 2, k - 1) * np.sqrt((1 / k + ratio) * np.var(values, ddof=1))
+
+
+def t_test(differences: np.ndarray, ratio: float = 0.0) -> float:
+    """Two-tailed P value that the mean of the paired differences over folds (k,) is 0; NaN if k < 2.
+
+    Without `ratio` the paired t-test (assumed to be the paper's), else corrected as in `half_width`.
+    """
+    k = len(differences)
+    if k < 2:
+        return np.nan
+    if not np.any(differences):
+        return 1.0
+    error = np.sqrt((1 / k + ratio) * np.var(differences, ddof=1))
+    with np.errstate(divide="ignore"):
+        return float(2 * stats.t.sf(abs(np.mean(differences) / error), k - 1))
+
+
+def holm(p_values: np.ndarray) -> np.ndarray:
+    """P values (m,) adjusted for m tests (Holm, 1979); NaN stays and is not counted."""
+    p_values = np.asarray(p_values, float)
+    order = np.argsort(p_values)[: np.isfinite(p_values).sum()]
+    adjusted = np.full(len(p_values), np.nan)
+    steps = p_values[order] * np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return adjusted
+
+
+# ---- over subjects ---------------------------------------------------------------------------------------------------
+
+
+class Tally:
+    """Predictions counted by subject and fold: what every score of every resample of subjects follows from.
+
+    confusion (S, K, 4): true negatives, false positives, false negatives, true positives; concordance (K, S, S): pairs
+    of a high segment of one subject and a low one of another (or the same) in a fold that the model puts in the right
+    order, a tie counting half.
+    """
+
+    def __init__(self, predictions: np.ndarray, subjects: np.ndarray):
+        """subjects (S,): the numbers in the order of the weights; predictions of others are not allowed."""
+        self.predictions = predictions
+        self.folds, self.fold = np.unique(predictions["fold"], return_inverse=True)
+        self.subject = np.searchsorted(subjects, predictions["subject"])
+        self.shape = (len(subjects), len(self.folds))
+        kind = 2 * predictions["label"] + (predictions["probability"] > 0.5)
+        place = np.ravel_multi_index((self.subject, self.fold, kind), (*self.shape, 4))
+        self.confusion = np.bincount(place, minlength=np.prod((*self.shape, 4))).reshape(*self.shape, 4).astype(float)
+        self._concordance = None
+
+    @property
+    def concordance(self) -> np.ndarray:
+        if self._concordance is None:
+            one = np.eye(self.shape[0])
+            self._concordance = np.stack([self._concordant(self.fold == k, one) for k in range(self.shape[1])])
+        return self._concordance
+
+    def _concordant(self, rows: np.ndarray, one: np.ndarray) -> np.ndarray:
+        high = rows & (self.predictions["label"] == 1)
+        low = np.flatnonzero(rows & (self.predictions["label"] == 0))
+        low = low[np.argsort(self.predictions["probability"][low])]
+        below = np.concatenate([np.zeros((1, len(one))), np.cumsum(one[self.subject[low]], axis=0)])  # (low + 1, S)
+        values, given = self.predictions["probability"][low], self.predictions["probability"][high]
+        left, right = (np.searchsorted(values, given, side) for side in ("left", "right"))
+        return one[self.subject[high]].T @ (below[left] + below[right]) / 2
+
+    def mean(self, score: str, weights: np.ndarray) -> np.ndarray:
+        """(N,) means over folds of `score`, with each subject counted `weights` (N, S) times.
+
+        A fold counts in proportion to how much of it was drawn: a fold whose subjects were not drawn not at all, and
+        all folds alike where each subject was drawn once, which gives the mean of the tables. A fold in which one
+        class alone was drawn is left out of the scores that compare classes; NaN where no fold is left.
+        """
+        batches = np.array_split(weights, -(-len(weights) // BATCH))
+        return np.concatenate([self._mean(score, batch) for batch in batches])
+
+    def _mean(self, score: str, weights: np.ndarray) -> np.ndarray:
+        counts = np.tensordot(weights, self.confusion, 1)  # (N, K, 4)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            value = self._auroc(weights, counts) if score == "auroc" else from_confusion(score, *counts.T).T
+            share = np.where(np.isnan(value), 0.0, counts.sum(-1) / self.confusion.sum((0, 2)))
+            return (np.nan_to_num(value) * share).sum(-1) / share.sum(-1)
+
+    def _auroc(self, weights: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        right_order = np.einsum("kns,ns->nk", weights @ self.concordance, weights)
+        return right_order / (counts[..., :2].sum(-1) * counts[..., 2:].sum(-1))
+
+
+def draws(subjects: int, n: int, seed: int) -> np.ndarray:
+    """(n, S) how often each of S subjects is drawn when S are drawn with replacement."""
+    return np.random.default_rng(seed).multinomial(subjects, np.full(subjects, 1 / subjects), n).astype(float)
+
+
+def percentiles(values: np.ndarray) -> list[float]:
+    """The two-sided 95 % percentile interval of a bootstrap distribution; NaN where it has no finite value."""
+    values = values[np.isfinite(values)]
+    tail = (1 - CONFIDENCE) / 2
+    return np.quantile(values, [tail, 1 - tail]).tolist() if len(values) else [np.nan, np.nan]
+
+
+def bootstrap(predictions: np.ndarray, score: str, n: int, seed: int) -> list[float]:
+    """95 % interval of the mean of `score` over folds, by drawing subjects with replacement; NaN for one subject."""
+    subjects = np.unique(predictions["subject"])
+    if len(subjects) < 2:
+        return [np.nan, np.nan]
+    return percentiles(Tally(predictions, subjects).mean(score, draws(len(subjects), n, seed)))
+
+
+def bootstrap_difference(first: np.ndarray, second: np.ndarray, score: str, n: int, seed: int) -> list[float]:
+    """The same of first minus second, drawing the same subjects for both; the folds may differ."""
+    subjects = np.intersect1d(first["subject"], second["subject"])
+    if len(subjects) < 2:
+        return [np.nan, np.nan]
+    weights = draws(len(subjects), n, seed)
+    one, other = (
+        Tally(each[np.isin(each["subject"], subjects)], subjects).mean(score, weights) for each in (first, second)
+    )
+    return percentiles(one - other)
+
+
+def sign_flip(first: np.ndarray, second: np.ndarray, score: str, permutations: int, seed: int) -> float:
+    """Two-tailed P value of the difference of the means of `score`, by exchanging both models within subjects.
+
+    first, second: predictions of the same segments in the same folds. All exchanges are tried where there are at most
+    `permutations` of them (2 to the power of S), else so many random ones. NaN for one subject.
+    """
+    subjects = np.unique(first["subject"])
+    s = len(subjects)
+    if s < 2:
+        return np.nan
+    second = second.copy()
+    second["subject"] += subjects[-1] + 1
+    tally = Tally(np.concatenate([first, second]), np.concatenate([subjects, subjects + subjects[-1] + 1]))
+
+    def mean(chosen: np.ndarray) -> np.ndarray:
+        weights = np.zeros((*chosen.shape[:-1], 2 * s))
+        np.put_along_axis(weights, chosen, 1.0, -1)
+        return tally.mean(score, weights.reshape(-1, 2 * s)).reshape(chosen.shape[:-1])
+
+    test = stats.permutation_test(
+        (np.arange(s), np.arange(s, 2 * s)),
+        lambda one, other, axis: mean(one) - mean(other),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=permutations,
+        batch=BATCH,
+        rng=np.random.default_rng(seed),
+    )
+    return float(test.pvalue)
+
+
+def auroc_null(predictions: np.ndarray, permutations: int, seed: int) -> np.ndarray:
+    """(permutations,) mean AUROC over folds after permuting the labels of the trials within each subject.
+
+    What a model reaches that knows who somebody is and nothing of how that person feels. NaN where a fold has one
+    class alone is left out.
+    """
+    random = np.random.default_rng(seed)
+    folds, fold = np.unique(predictions["fold"], return_inverse=True)
+    trials, first, trial = np.unique(predictions[["subject", "trial"]], return_index=True, return_inverse=True)
+    trial = trial.reshape(-1)
+    ranks = np.zeros(len(predictions))
+    for k in range(len(folds)):
+        ranks[fold == k] = stats.rankdata(predictions["probability"][fold == k])
+    place, size = trial * len(folds) + fold, len(trials) * len(folds)
+    rank_sums, counts = (
+        np.bincount(place, weights=each, minlength=size).reshape(len(trials), -1) for each in (ranks, ranks > 0)
+    )
+    high = np.empty((permutations, len(trials)))
+    for subject in np.unique(trials["subject"]):
+        own = trials["subject"] == subject
+        labels = np.tile(predictions["label"][first[own]], (permutations, 1))
+        high[:, own] = random.permuted(labels, axis=1)
+    n_high = high @ counts
+    with np.errstate(divide="ignore", invalid="ignore"):
+        auroc = (high @ rank_sums - n_high * (n_high + 1) / 2) / (n_high * (counts.sum(0) - n_high))
+        defined = np.isfinite(auroc)
+        return np.where(defined, auroc, 0).sum(-1) / defined.sum(-1)
+
+
+def direction_null(auroc: np.ndarray, permutations: int, seed: int) -> np.ndarray:
+    """(N,) mean AUROC over folds (k,) with its distance from 0.5 turned around in each fold or not: all 2^k ways, or
+    `permutations` random ones where that is fewer.
+
+    The null of models trained on shuffled labels. Shuffling does not make such a model blind: it still finds what
+    varies most in the signals, in a direction that chance chose. Where that tells the rating, its AUROC in a fold is
+    far from 0.5 on either side, which `auroc_null` would take for knowledge of the labels.
+    """
+    test = stats.permutation_test(
+        (auroc[np.isfinite(auroc)] - 0.5,),
+        lambda distance, axis: np.mean(distance, axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=permutations,
+        rng=np.random.default_rng(seed),
+    )
+    return 0.5 + test.null_distribution
+
+
+def two_tailed(observed: float, null: np.ndarray) -> float:
+    """P value of `observed` against draws from its null distribution, itself counted as one (never 0)."""
+    null = null[np.isfinite(null)]
+    if np.isnan(observed):
+        return np.nan
+    below, above = (null <= observed + 1e-12).sum(), (null >= observed - 1e-12).sum()
+    return float(min(1.0, 2 * (min(below, above) + 1) / (len(null) + 1)))
+
+
+# ---- all of it for one model, and for two ----------------------------------------------------------------------------
+
+
+def by_fold(predictions: np.ndarray, score: str) -> np.ndarray:
+    """(k,) the score in each fold that is there, in order."""
+    parts = (predictions[predictions["fold"] == fold] for fold in np.unique(predictions["fold"]))
+    return np.array([score_of(score, part["label"], part["probability"]) for part in parts])
+
+
+def summarise(predictions: np.ndarray, n_folds: int, ratio: float, resamples: int, seed: int) -> dict:
+    """Mean of each score over the folds that define it, and its three intervals.
+
+    folds, missing: those predicted and not; one_class: those whose labels are of one class; then for each score mean,
+    interval (half-width of the t-interval), corrected (the same with `ratio`), bootstrap [low, high] and by_fold.
+    """
+    found = np.unique(predictions["fold"])
+    summary = {
+        "folds": found.tolist(),
+        "missing": np.setdiff1d(np.arange(n_folds), found).tolist(),
+        "one_class": [int(k) for k in found if len(np.unique(predictions["label"][predictions["fold"] == k])) == 1],
+    }
+    for score in SCORES:
+        values = by_fold(predictions, score)
+        finite = values[np.isfinite(values)]
+        summary[score] = {
+            "mean": finite.mean() if len(finite) else np.nan,
+            "n": len(finite),
+            "interval": half_width(finite),
+            "corrected": half_width(finite, ratio),
+            "bootstrap": bootstrap(predictions, score, resamples, seed),
+            "by_fold": values.tolist(),
+        }
+    return summary
+
+
+def compare(
+    first: np.ndarray, second: np.ndarray, score: str, ratio: float, resamples: int, permutations: int, seed: int
+) -> dict:
+    """First minus second over the folds that both have: the difference, its interval and three two-tailed P values.
+
+    Raises ValueError where the two do not predict the same segments in a fold.
+    """
+    common = np.intersect1d(first["fold"], second["fold"])
+    first, second = (each[np.isin(each["fold"], common)] for each in (first, second))
+    first, second = (np.sort(each, order=["fold", "segment"]) for each in (first, second))
+    if not np.array_equal(first[["fold", "segment", "label"]], second[["fold", "segment", "label"]]):
+        raise ValueError("expected predictions of the same segments in the same folds, found others")
+    if len(common) == 0:
+        empty = dict.fromkeys(("difference", "t", "corrected", "sign_flip"), np.nan)
+        return {"folds": [], "subjects": 0, **empty, "bootstrap": [np.nan, np.nan]}
+    differences = by_fold(first, score) - by_fold(second, score)
+    common, differences = common[np.isfinite(differences)], differences[np.isfinite(differences)]
+    first, second = (each[np.isin(each["fold"], common)] for each in (first, second))
+    return {
+        "folds": common.tolist(),
+        "subjects": len(np.unique(first["subject"])),
+        "difference": differences.mean() if len(common) else np.nan,
+        "t": t_test(differences),
+        "corrected": t_test(differences, ratio),
+        "sign_flip": sign_flip(first, second, score, permutations, seed) if len(common) else np.nan,
+        "bootstrap": bootstrap_difference(first, second, score, resamples, seed) if len(common) else [np.nan, np.nan],
+    }

@@ -1,0 +1,508 @@
+"""Features against sums written out, beats against those of annotated and simulated hearts; the models against the
+same done by hand; what is planted in a simulated cohort is found, and nothing where nothing was planted."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from scipy import signal as sp
+from sklearn.feature_selection import f_classif
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+
+import baseline as script
+import features
+import folds
+import training
+from datasets import amigos, simulated
+from prepared import call, contents, done, write_set
+from recordings import AMIGOS_COLUMNS, ratings, real, write_amigos
+
+RATE = 128
+TIME = np.arange(1280) / RATE
+
+
+# ---- features -------------------------------------------------------------------------------------------------------
+
+
+def test_the_power_of_a_sine_lies_in_its_band():
+    powers = features.band_powers(3 * np.sin(2 * np.pi * 10 * TIME), RATE)
+    assert list(features.BANDS) == ["delta", "theta", "alpha", "beta", "gamma"]
+    assert np.exp(powers[2]) == pytest.approx(3**2 / 2, rel=1e-9)
+    assert (np.exp(np.delete(powers, 2)) < 1e-9).all()
+    assert np.exp(features.band_powers(np.ones(1280), RATE)) == pytest.approx(1e-12)
+
+
+def test_band_powers_are_those_of_welch_done_by_hand():
+    noise = np.random.default_rng(0).standard_normal((3, 2, 1280))
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(256) / 256)
+    density = 0
+    pieces = [noise[..., start : start + 256] for start in range(0, 1280 - 255, 128)]
+    for piece in pieces:
+        spectrum = np.fft.rfft((piece - piece.mean(axis=-1, keepdims=True)) * window)
+        density = density + 2 * np.abs(spectrum) ** 2 / (RATE * (window**2).sum()) / len(pieces)
+    frequency = np.arange(129) * 0.5
+    for number, (low, high) in enumerate(features.BANDS.values()):
+        expected = density[..., (frequency >= low) & (frequency < high)].sum(axis=-1) * 0.5
+        assert features.band_powers(noise, RATE)[..., number] == pytest.approx(np.log(expected), abs=1e-10)
+
+
+def test_asymmetry_is_right_minus_left():
+    channels = ["F7", "F3", "Cz", "F4", "T3", "T4"]
+    random = np.random.default_rng(1)
+    eeg = random.standard_normal((4, 6, 1280))
+    eeg[:, 3] = np.e * eeg[:, 1]  # F4 is F3, e times as large: the logarithm of its power is greater by 2
+    values, names = features.eeg_features(eeg, RATE, channels)
+    assert values.shape == (4, 6 * 5 + 2 * 5) and len(names) == 40
+    assert names[:2] == ["F7 delta", "F7 theta"] and names[30:35] == [f"F4-F3 {band}" for band in features.BANDS]
+    assert names[35] == "T4-T3 delta"
+    assert values[:, 30:35] == pytest.approx(2, abs=1e-12)
+    assert values[:, 35:] == pytest.approx(values[:, 25:30] - values[:, 20:25], abs=1e-12)
+
+
+def test_short_segments_are_refused_by_name():
+    with pytest.raises(ValueError, match="32 points at 128 Hz are too short for the power from 1 to 4 Hz"):
+        features.band_powers(np.ones(32), RATE)
+
+
+def ecg_of(beats, seconds=10):
+    """A spike of 1 and a slower wave of 0.3 after each beat."""
+    time = np.arange(seconds * RATE)[:, None] / RATE - np.asarray(beats)
+    return (np.exp(-0.5 * (time / 0.012) ** 2) + 0.3 * np.exp(-0.5 * ((time - 0.25) / 0.04) ** 2)).sum(axis=1)
+
+
+@pytest.mark.parametrize("rate", [48, 75, 132])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_heart_rate_of_a_synthetic_ecg(rate, sign):
+    noise = 0.05 * np.random.default_rng(rate).standard_normal(1280)
+    ecg = sign * ecg_of(np.arange(0.4, 9.8, 60 / rate)) + noise + 0.5 * np.sin(2 * np.pi * 0.2 * TIME)
+    values, names = features.ecg_features(ecg[None, None], RATE)
+    assert names[0] == "heart rate" and values[0, 0] == pytest.approx(rate, abs=1)
+    assert values[0, 3] < 0.012  # RMSSD of equal intervals, within the 8 ms of a point
+
+
+def test_beats_are_where_the_simulated_heart_beats():
+    random = np.random.default_rng(3)
+    person = simulated.draw_person(random)
+    ecg, truth = simulated.simulate_ecg(random, person, *random.uniform(-1, 1, (2, 60 * RATE)))
+    found = features.find_beats(ecg.T, RATE)
+    for each in found:  # both leads
+        inside = truth[(truth > 0.1) & (truth < 59.9)]
+        assert np.abs(inside[:, None] - each).min(axis=1).max() < 0.02
+        assert len(each) <= len(truth)
+
+
+def test_beats_of_an_annotated_recording():
+    record = real("mitdb", "100.hea").with_suffix("")
+    wfdb = pytest.importorskip("wfdb")
+    ecg = wfdb.rdrecord(record, channels=[0]).p_signal[:, 0]
+    notes = wfdb.rdann(str(record), "atr")
+    truth = notes.sample[np.isin(notes.symbol, ["N", "A", "V"])] / 360
+    found = features.find_beats(sp.resample_poly(ecg, 16, 45)[None], RATE)[0]
+    distance = np.abs(truth[:, None] - found)
+    assert (distance.min(axis=1) < 0.05).mean() > 0.995 and (distance.min(axis=0) < 0.05).mean() > 0.995
+
+
+def test_heart_features_against_written_out_numbers():
+    values = dict(zip(features.HEART, features.heart_features(np.array([0, 0.8, 1.7, 2.5, 3.5]))))
+    # Intervals .8 .9 .8 1.0, mean .875; squared deviations .005625 .000625 .005625 .015625; differences .1 -.1 .2.
+    assert values["heart rate"] == pytest.approx(60 / 0.875)
+    assert values["SD of intervals"] == pytest.approx((0.0275 / 3) ** 0.5)
+    assert values["RMSSD"] == pytest.approx((0.06 / 3) ** 0.5)
+    assert values["pNN50"] == 1 and values["shortest interval"] == pytest.approx(0.8)
+    # A pause of three seconds is a beat missed: it is no interval, and no difference reaches across it.
+    interval, difference = features.intervals(np.array([0, 0.8, 1.7, 4.7, 5.5, 6.4]))
+    assert interval == pytest.approx([0.8, 0.9, 0.8, 0.9]) and difference == pytest.approx([0.1, 0.1])
+
+
+def test_no_beats_give_no_number():
+    flat = features.ecg_features(np.zeros((2, 1, 1280)), RATE)[0]
+    few = features.ecg_features(ecg_of([2.0, 3.0])[None, None], RATE)[0]
+    assert np.isnan(flat).all() and np.isnan(few).all()
+
+
+def test_fisher_score_against_a_number_and_the_f_statistic():
+    # Means 2 and 7, variances 1 and 4: 25 / 5. A constant feature scores 0.
+    x, y = np.array([[1, 3, 5, 9], [2, 2, 2, 2]], float).T, np.array([0, 0, 1, 1])
+    assert features.fisher_score(x, y) == pytest.approx([5, 0])
+    x, y = np.random.default_rng(0).standard_normal((40, 7)), np.arange(40) % 2
+    # With 20 in each class, F = 20 d^2 / 2 / ((20 v + 20 w) / 38) = 19 d^2 / (v + w).
+    assert features.fisher_score(x, y) == pytest.approx(f_classif(x, y)[0] / 19, rel=1e-12)
+
+
+def test_features_of_amigos_are_those_listed():
+    random = np.random.default_rng(0)
+    eeg = random.standard_normal((14, 30 * RATE))
+    values, names = features.amigos_eeg_features(eeg, RATE, features.AMIGOS_CHANNELS)
+    assert features.AMIGOS_CHANNELS == AMIGOS_COLUMNS[:14]
+    assert values.shape == (105,) and names[70] == "AF4-AF3 theta" and names[104].startswith("O2-O1")
+    eeg[3, 100] = np.nan
+    lost = [
+        name
+        for name, value in zip(names, features.amigos_eeg_features(eeg, RATE, AMIGOS_COLUMNS[:14])[0])
+        if np.isnan(value)
+    ]
+    assert {name.split()[0] for name in lost} == {"FC5", "FC6-FC5"} and len(lost) == 10
+
+    time = np.arange(30 * RATE) / RATE
+    wave = 2 * np.sin(2 * np.pi * 1.25 * time)
+    values, names = features.amigos_ecg_features(wave, RATE)
+    power = dict(zip(names[-60:], np.exp(values[-60:])))
+    assert len(values) == 77 and np.isfinite(values[-60:]).all()
+    around = power["power 1.1-1.2 Hz"] + power["power 1.2-1.3 Hz"] + power["power 1.3-1.4 Hz"]
+    assert around == pytest.approx(2, rel=1e-3) and power["power 1.2-1.3 Hz"] > 1.6  # Hann: 4 and 1 of 6
+    beats = np.arange(0.5, 29.5, 0.75)
+    values, names = features.amigos_ecg_features(ecg_of(beats, 30), RATE)
+    values = dict(zip(names, values))
+    assert values["heart rate mean"] == pytest.approx(80, abs=0.5) and values["interval mean"] == pytest.approx(
+        0.75, abs=0.01
+    )
+    assert np.isnan(features.amigos_ecg_features(np.where(time < 1, np.nan, wave), RATE)[0]).all()
+
+
+def test_skin_resistance_rises_and_falls():
+    time = np.arange(60 * RATE) / RATE
+    gsr = 2e5 + 10 * time + 1000 * np.cos(2 * np.pi * 0.1 * time)  # six periods, rising by 10 ohm/s
+    gsr[:20] = np.nan  # AMIGOS's noisy start is not used
+    values, names = features.amigos_gsr_features(gsr, RATE)
+    values = dict(zip(names, values))
+    assert values["mean"] == pytest.approx(2e5 + 300, abs=10) and values["mean slope"] == pytest.approx(10, abs=3)
+    assert values["minima per s"] == pytest.approx(6 / 60, abs=0.005)
+    # It falls while 1000 * 2 pi 0.1 sin > 10: 0.4949 of the time; mean slope there 10 - 628.3 * 2 / pi.
+    assert values["share falling"] == pytest.approx(0.495, abs=0.01)
+    assert values["mean falling slope"] == pytest.approx(10 - 628.3 * 2 / np.pi, rel=0.02)
+    assert values["mean rise time"] == pytest.approx(5, abs=0.3)
+    assert values["power 0.00-0.24 Hz"] == pytest.approx(np.log(1000**2 / 2), abs=0.05)
+    assert values["power 0.48-0.72 Hz"] < np.log(1)
+
+
+# ---- the script on a simulated cohort -------------------------------------------------------------------------------
+
+COHORT = "--subjects 5 --unrated-subjects 1 --videos 6 --seconds 20".split()
+FEWER = "--regularisation 0.01 1 --n-features 5 20 --inner-folds 2".split()  # so that the tests take seconds
+PEOPLE = "--data data/simulated --split subject --n-folds 5 --threshold subject".split()
+
+
+def cohort(folder, *flags, target=()):
+    """A small cohort, prepared, with the classical models and the AMIGOS baseline on it."""
+    done("prepare_data.py", "--dataset", "simulated", "--raw", "raw", *COHORT, *flags, cwd=folder)
+    baseline(*PEOPLE, "--run", "runs/people", *target, cwd=folder)
+    baseline("--model", "amigos", "--raw", "raw", "--run", "runs/people", *target, cwd=folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    return cohort(tmp_path_factory.mktemp("planted"), "--effect", 1.5)
+
+
+@pytest.fixture(scope="module")
+def nothing_planted(tmp_path_factory):
+    target = "--target", "arousal"
+    return cohort(tmp_path_factory.mktemp("nothing"), "--effect", 0, "--seed", 5, target=target)
+
+
+@pytest.fixture
+def copy(planted, tmp_path):
+    return shutil.copytree(planted, tmp_path / "copy")
+
+
+def baseline(*flags, cwd):
+    return done("baseline.py", *FEWER, *flags, cwd=cwd)
+
+
+def open_run(folder, name="people"):
+    """The run as its files say, from the folder above `data` and `runs`."""
+    settings = json.loads((folder / "runs" / name / "run.json").read_text())
+    data = folds.open_segments(folder / "data" / "simulated")
+    return folds.Run(folder / "runs" / name, settings, data, np.load(folder / "runs" / name / "folds.npy"))
+
+
+def predictions(folder, model, target, run="people"):
+    """Those of all folds, and the records beside them."""
+    paths = sorted((folder / "runs" / run / model).glob(f"fold*/{target}.npy"))
+    return [np.load(path) for path in paths], [json.loads(path.with_suffix(".json").read_text()) for path in paths]
+
+
+def pooled_auroc(folder, model, target):
+    found = np.concatenate(predictions(folder, model, target)[0])
+    return roc_auc_score(found["label"], found["probability"])
+
+
+def test_what_is_planted_is_found_and_nothing_else(planted, nothing_planted):
+    for model in ("classical-eeg", "classical-ecg", "classical-both", "amigos-eeg", "amigos-ecg", "amigos-fused"):
+        assert pooled_auroc(planted, model, "arousal") > 0.8, model
+        assert 0.25 < pooled_auroc(nothing_planted, model, "arousal") < 0.75, model
+    for model in ("classical-both", "amigos-fused"):
+        assert pooled_auroc(planted, model, "valence") > 0.8, model
+    assert pooled_auroc(planted, "amigos-gsr", "arousal") > 0.65  # the skin of the cohort follows arousal alone
+
+
+def test_labels_and_rows_are_those_of_the_runs_folds(planted):
+    run = open_run(planted)
+    for model in ("classical-eeg", "classical-ecg", "classical-both", "amigos-ecg", "amigos-gsr", "amigos-fused"):
+        found, _ = predictions(planted, model, "valence")
+        assert len(found) == 5
+        for fold, each in enumerate(found):
+            assert each.dtype == training.PREDICTION_DTYPE
+            test = run.split(fold)["test"]
+            assert np.array_equal(each["segment"], test)
+            assert np.array_equal(each["label"], run.labels("valence", run.split(fold)["train"])[test])
+            assert ((each["probability"] >= 0) & (each["probability"] <= 1)).all()
+    table = run.data.table
+    for each in predictions(planted, "amigos-fused", "arousal")[0]:
+        for trial in np.unique(table["trial"][each["segment"]]):
+            assert len(set(each["probability"][table["trial"][each["segment"]] == trial])) == 1
+
+
+def test_logistic_regression_is_that_done_by_hand(planted):
+    run = open_run(planted)
+    (found, *_), (record, *_) = predictions(planted, "classical-both", "arousal")
+    rows = run.split(0)
+    labels = run.labels("arousal", rows["train"])
+    eeg, names = features.eeg_features(
+        run.data.signals["eeg"][:].astype(float), RATE, run.data.manifest["channels"]["eeg"]
+    )
+    ecg, heart = features.ecg_features(run.data.signals["ecg"][:].astype(float), RATE)
+    assert record["features"] == [f"eeg {name}" for name in names] + [f"ecg {name}" for name in heart]
+    x = np.concatenate([eeg, ecg], axis=1)
+    train = rows["train"][labels[rows["train"]] >= 0]
+    assert not np.isnan(x[train]).any() and record["train_segments"] == len(train)
+    x = (x - x[train].mean(axis=0)) / x[train].std(axis=0)
+    c = record["chosen"]["regularisation"]
+    model = LogisticRegression(C=c, max_iter=1000).fit(x[train], labels[train])
+    expected = 1 / (1 + np.exp(-(x[rows["test"]] @ model.coef_[0] + model.intercept_[0])))
+    assert found["probability"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_naive_bayes_is_that_done_by_hand(planted):
+    run = open_run(planted)
+    table, rows = run.data.table, run.split(2)
+    labels = run.labels("arousal", rows["train"])
+    by_kind = {}
+    for path in amigos.sources(planted / "raw"):
+        for video, signals, _, _ in amigos.videos(path):
+            key = amigos.FILE.fullmatch(path.name)[1], video
+            by_kind.setdefault("eeg", {})[key] = features.amigos_eeg_features(
+                signals.T[:14], RATE, AMIGOS_COLUMNS[:14]
+            )[0]
+            by_kind.setdefault("ecg", {})[key] = features.amigos_ecg_features(signals.T[15], RATE)[0]
+            by_kind.setdefault("gsr", {})[key] = features.amigos_gsr_features(signals.T[16], RATE)[0]
+    probability = {}
+    for kind, values in by_kind.items():
+        found, records = (each[2] for each in predictions(planted, f"amigos-{kind}", "arousal"))
+        keys = [key for key in values if key[0] in table["subject"][run.folds >= 0]]
+        x = np.array([values[key] for key in keys])
+        subject = np.array([key[0] for key in keys])
+        assert not np.isnan(x).any()
+        for each in set(subject):
+            own = x[subject == each]
+            sd = np.where(own.std(axis=0) > 0, own.std(axis=0), 1)
+            x[subject == each] = (own - own.mean(axis=0)) / sd
+        label_of = dict(zip(table[["subject", "trial"]].tolist(), labels))
+        label = np.array([label_of[key] for key in keys])
+        train = np.isin(subject, table["subject"][rows["train"]])
+        assert records["train_trials"] == train.sum()
+        sd = np.where(x[train].std(axis=0) > 0, x[train].std(axis=0), 1)
+        x = (x - x[train].mean(axis=0)) / sd
+        low, high = (x[train & (label == each)] for each in (0, 1))
+        spread = low.var(axis=0) + high.var(axis=0)
+        score = (low.mean(axis=0) - high.mean(axis=0)) ** 2 / np.where(spread > 0, spread, np.inf)
+        kept = np.sort(np.argsort(-score)[: records["chosen"][kind]["n_features"]])
+        assert len(kept) == len(records["chosen"][kind]["features"])
+        wider = 1e-9 * x[train][:, kept].var(axis=0).max()
+        joint = []
+        for part in (low, high):
+            mean, variance = part[:, kept].mean(axis=0), part[:, kept].var(axis=0) + wider
+            density = -0.5 * (np.log(2 * np.pi * variance) + (x[:, kept] - mean) ** 2 / variance).sum(axis=1)
+            joint.append(density + np.log(len(part) / train.sum()))
+        expected = dict(zip(keys, 1 / (1 + np.exp(joint[0] - joint[1]))))
+        trials = table[["subject", "trial"]][found["segment"]].tolist()
+        probability[kind] = np.array([expected[trial] for trial in trials])
+        assert found["probability"] == pytest.approx(probability[kind], abs=1e-5), kind
+    fused = predictions(planted, "amigos-fused", "arousal")[0][2]["probability"]
+    assert fused == pytest.approx(np.mean(list(probability.values()), axis=0), abs=1e-5)
+
+
+# ---- nothing is learnt from test ------------------------------------------------------------------------------------
+
+
+def test_regularisation_is_chosen_across_units():
+    """Features that give the unit away and labels that follow the unit: within units, trusting them helps; across
+    units it does not."""
+    unit = np.repeat(np.arange(24), 8)
+    random = np.random.default_rng(0)
+    x = np.eye(24)[unit] + 0.1 * random.standard_normal((len(unit), 24))
+    y = (random.permutation(24) % 2)[unit]
+    model = script.pipeline(("regression", LogisticRegression(max_iter=1000)))
+    grid = {"regression__C": [1e-4, 1.0, 100.0]}
+    for groups, expected in ((unit, 1e-4), (np.arange(len(unit)), 100.0)):
+        fitted, chosen = script.choose(model, grid, x, y, groups, 5, script.negative_log_loss)
+        assert chosen == {"regression__C": expected} and fitted["regression"].C == expected
+
+
+def test_wild_test_signals_change_nothing_but_their_own_predictions(copy):
+    run = open_run(copy)
+    rows = run.split(0)
+    wild = rows["test"][::2]
+    for modality in ("eeg", "ecg"):
+        path = copy / "data" / "simulated" / f"{modality}.npy"
+        signals = np.load(path)
+        random = np.random.default_rng(0)
+        signals[wild] = 1e4 * random.standard_normal(signals[wild].shape)
+        signals[rows["validation"]] = -50 * signals[rows["validation"]] ** 3
+        np.save(path, signals)
+    baseline(*PEOPLE, "--run", "runs/wild", "--fold", 0, cwd=copy)
+    for model in ("classical-eeg", "classical-both"):
+        (before, *_), (record, *_) = predictions(copy, model, "arousal")
+        (after,), (new,) = predictions(copy, model, "arousal", "wild")
+        kept = ~np.isin(before["segment"], wild)
+        assert np.array_equal(before[kept], after[kept]) and kept.any()
+        assert not np.array_equal(before, after)
+        assert record["chosen"] == new["chosen"]
+
+
+def test_a_test_subject_of_other_labels_changes_no_prediction(copy):
+    """Nor selects a feature: flipped ratings of the test subject leave the AMIGOS baseline's probabilities alone."""
+    run = open_run(copy)
+    test = run.split(3)["test"]
+    path = copy / "data" / "simulated" / "segments.npy"
+    table = np.load(path)
+    for target in ("arousal", "valence"):
+        table[target][test] = 10 - table[target][test]
+    np.save(path, table)
+    for flags in (("--model", "amigos", "--raw", "raw"), ()):
+        baseline(*PEOPLE, "--run", "runs/flipped", "--fold", 3, *flags, cwd=copy)
+    flipped = open_run(copy, "flipped")
+    assert np.array_equal(flipped.folds, run.folds)
+    for model in ("amigos-fused", "amigos-eeg", "classical-both"):
+        before = predictions(copy, model, "arousal")[0][3]
+        (after,) = predictions(copy, model, "arousal", "flipped")[0]
+        assert np.array_equal(before["probability"], after["probability"])
+        assert not np.array_equal(before["label"], after["label"])
+
+
+def test_controls_have_files_of_their_own_and_true_labels(copy):
+    flags = "--run", "runs/people", "--modality", "eeg", "--target", "arousal", "--fold", 1
+    baseline(*flags, "--shuffle-labels", cwd=copy)
+    baseline(*flags, "--label-fraction", 0.5, cwd=copy)
+    run = open_run(copy)
+    for variant in ("-shuffled", "-fraction0.5"):
+        (found,), (record,) = predictions(copy, "classical-eeg", f"arousal{variant}")
+        plain, plain_record = (each[1] for each in predictions(copy, "classical-eeg", "arousal"))
+        assert np.array_equal(found["label"], plain["label"]) and np.array_equal(found["segment"], plain["segment"])
+        assert not np.array_equal(found["probability"], plain["probability"])
+    parts, _ = run.labelled(1, "arousal", False, 0.5)
+    assert record["train_segments"] == len(parts["train"]) < plain_record["train_segments"]
+
+
+# ---- files, flags and errors ----------------------------------------------------------------------------------------
+
+
+def test_done_work_is_skipped_and_fresh_gives_the_same_bytes(copy):
+    before = contents(copy / "runs")
+    lines = baseline("--run", "runs/people", cwd=copy).splitlines()
+    assert len(lines) == 30 and all(line.endswith("already done, nothing to do") for line in lines)
+    assert contents(copy / "runs") == before
+    written = json.loads(baseline("--run", "runs/people", "--fold", 2, "--fresh", "--json", cwd=copy))
+    assert len(written) == 6 and contents(copy / "runs") == before
+    assert {record["identity"]["fold"] for record in written} == {2}
+    # Killed between the two files of a prediction, or the predictions lost: written again.
+    path = copy / "runs" / "people" / "classical-ecg" / "fold2" / "arousal.npy"
+    for damage in (path.unlink, path.with_suffix(".json").unlink, lambda: path.write_bytes(b"half")):
+        damage()
+        baseline("--run", "runs/people", cwd=copy)
+        assert contents(copy / "runs") == before
+
+
+def refused(folder, *flags) -> str:
+    """The one line in which a call ends; nothing was written."""
+    before = contents(folder)
+    finished = call("baseline.py", *FEWER, *flags, cwd=folder)
+    assert finished.returncode == 2 and len(finished.stderr.splitlines()) == 1, finished.stderr
+    assert contents(folder) == before
+    return finished.stderr
+
+
+AMIGOS = "--model", "amigos", "--raw", "raw"
+
+
+@pytest.mark.parametrize(
+    "flags, expected",
+    [
+        (("--regularisation", 3), "made with regularisation [0.01, 1.0]"),
+        (("--fold", 5), "--fold 5: expected 0 to 4"),
+        (("--modality", "gsr"), "--modality gsr: expected eeg, ecg, both for classical"),
+        (("--inner-folds", 1), "--inner-folds 1: expected 2 or more"),
+        (("--threshold", "global"), "this run was started with --threshold subject, found global"),
+        (("--model", "amigos"), "needs --raw"),
+        ((*AMIGOS, "--fresh", "--run", "runs/new", "--data", "data/simulated"), "expects a run with --split subject"),
+        ((*AMIGOS, "--run", "runs/new", *PEOPLE[:-1], "global"), "--n-folds 5 --threshold subject, found"),
+        ((*AMIGOS, "--run", "runs/new", *PEOPLE, "--n-folds", 3), "--n-folds 5 --threshold subject, found"),
+        ((*AMIGOS[:2], "--raw", "elsewhere", "--fresh"), "Data_Preprocessed_P01.mat, from which the set was prepared"),
+        (("--label-fraction", 0.01), "--label-fraction"),
+        (("--run", "runs/none", "--data", "data/none"), "data/none/manifest.json"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(planted, flags, expected):
+    assert expected in refused(planted, "--run", "runs/people", *flags)
+
+
+def test_files_that_are_not_as_they_were_are_refused(copy):
+    record = copy / "runs" / "people" / "classical-ecg" / "fold0" / "arousal.json"
+    for text in ("{", "[1]", '{"identity": 3, "predictions_sha256": ""}', "{}"):
+        record.write_text(text)
+        assert f"{record.relative_to(copy)}: expected the JSON" in refused(copy, "--run", "runs/people")
+    raw = copy / "raw" / "Data_Preprocessed_P02.mat"
+    cells = {video: (np.ones((20 * RATE, 17)), ratings(3, 7)) for video in range(6)}
+    write_amigos(raw, cells)
+    flags = "--run", "runs/people", *AMIGOS, "--fresh"
+    assert f"{raw.relative_to(copy)}: not the file that the set was prepared from" in refused(copy, *flags)
+    signals = np.load(copy / "data" / "simulated" / "eeg.npy")
+    signals[7, 3, 100] = np.nan
+    np.save(copy / "data" / "simulated" / "eeg.npy", signals)
+    assert "eeg.npy: row 7 holds NaN" in refused(copy, "--run", "runs/people", "--modality", "eeg", "--fresh")
+
+
+def test_trials_with_holes_are_imputed_and_said(tmp_path):
+    """As AMIGOS has them: NaN in single columns of some videos."""
+    random = np.random.default_rng(0)
+    for subject in range(1, 4):
+        videos = {}
+        for video in range(6):
+            signal = random.standard_normal((20 * RATE, 17))
+            signal[:, 14:16] += ecg_of(np.arange(0.3, 19.7, 0.7 + 0.05 * random.random()), 20)[:, None]
+            if (subject, video) == (2, 1):
+                signal[500:600, 3] = np.nan  # FC5, which the network does not use
+            videos[video] = signal, ratings(2 + 5 * (video % 2), 2 + 5 * (video // 3))
+        write_amigos(tmp_path / "raw" / f"Data_Preprocessed_P{subject:02d}.mat", videos)
+    done("prepare_data.py", "--dataset", "amigos", "--raw", "raw", cwd=tmp_path)
+    flags = "--split", "subject", "--n-folds", 3, "--threshold", "subject", "--target", "arousal"
+    text = baseline(*AMIGOS, *flags, "--modality", "eeg", "gsr", cwd=tmp_path)
+    assert "1 of 18 trials lack eeg features" in text and "gsr features" not in text
+    found = np.concatenate([np.load(path) for path in tmp_path.glob("runs/paper/amigos-eeg/fold*/arousal.npy")])
+    assert len(found) == 36 and np.isfinite(found["probability"]).all()
+
+
+def test_only_what_the_data_hold_is_done(tmp_path):
+    write_set(tmp_path / "data" / "amigos", points=1280)
+    folder = tmp_path / "data" / "amigos"
+    (folder / "ecg.npy").unlink()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["channels"]["ecg"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    table = np.load(folder / "segments.npy")
+    table["valence"] = np.nan
+    np.save(folder / "segments.npy", table)
+    assert "prepare the data with --modalities" in refused(tmp_path, "--n-folds", 3, "--modality", "both")
+    assert "no valence rating" in refused(tmp_path, "--n-folds", 3, "--target", "valence")
+    assert "nothing is rated for valence; skipped" in baseline("--n-folds", 3, cwd=tmp_path)
+    assert [path.name for path in (tmp_path / "runs" / "paper").glob("*")].count("classical-eeg") == 1
+    assert len(list(tmp_path.glob("runs/paper/*/*/*.npy"))) == 3
+
+
+def test_one_training_subject_leaves_nothing_to_choose_by(tmp_path):
+    write_set(tmp_path / "data" / "amigos", subjects=3, unrated=0, points=1280)
+    flags = "--split", "subject", "--n-folds", 3, "--validation-parts", 2, "--modality", "eeg", "--fold", 0
+    assert "too few units in training to choose by" in baseline(*flags, cwd=tmp_path)

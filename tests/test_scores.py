@@ -1,0 +1,376 @@
+"""Scores, intervals and tests against scikit-learn, SciPy, written-out formulas, enumeration and planted truth."""
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn import metrics
+from sklearn.linear_model import LogisticRegression
+
+import scores
+
+SKLEARN = {
+    "accuracy": lambda label, p, weight: metrics.accuracy_score(label, p > 0.5, sample_weight=weight),
+    "f1": lambda label, p, weight: metrics.f1_score(label, p > 0.5, average="macro", sample_weight=weight),
+    "balanced_accuracy": lambda label, p, weight: metrics.balanced_accuracy_score(label, p > 0.5, sample_weight=weight),
+    "auroc": lambda label, p, weight: metrics.roc_auc_score(label, p, sample_weight=weight),
+    "mcc": lambda label, p, weight: metrics.matthews_corrcoef(label, p > 0.5, sample_weight=weight),
+}
+
+
+def predictions(seed=0, subjects=6, folds=4, segments=40, skill=1.0, decimals=1):
+    """Predictions of `segments` segments of each subject, dealt to the folds; rounded, so that ties occur."""
+    random = np.random.default_rng(seed)
+    made = np.empty(subjects * segments, scores.PREDICTIONS)
+    made["segment"] = np.arange(len(made))
+    made["subject"], made["trial"] = made["segment"] // segments, made["segment"] // 5
+    made["fold"] = random.permuted(np.arange(len(made)) % folds)
+    made["label"] = random.integers(2, size=len(made) // 5 + 1)[made["trial"]]
+    logit = skill * (2 * made["label"] - 1) + 2 * random.standard_normal(len(made))
+    made["probability"] = np.round(1 / (1 + np.exp(-logit)), decimals)
+    return np.sort(made, order=["fold", "segment"])
+
+
+def with_probability(made, probability):
+    made = made.copy()
+    made["probability"] = probability
+    return made
+
+
+# ---- scores ---------------------------------------------------------------------------------------------------------
+
+
+def test_scores_against_written_out_formulas():
+    made = predictions()
+    label, probability = made["label"], made["probability"]
+    said = probability > 0.5
+    tp, tn = (said & (label == 1)).sum(), (~said & (label == 0)).sum()
+    fp, fn = (said & (label == 0)).sum(), (~said & (label == 1)).sum()
+    pairs = probability[label == 1][:, None] - probability[label == 0][None]
+    expected = {
+        "accuracy": (tp + tn) / len(label),
+        "f1": (2 * tp / (2 * tp + fp + fn) + 2 * tn / (2 * tn + fp + fn)) / 2,
+        "balanced_accuracy": (tp / (tp + fn) + tn / (tn + fp)) / 2,
+        "auroc": ((pairs > 0).sum() + (pairs == 0).sum() / 2) / pairs.size,
+        "mcc": (tp * tn - fp * fn) / np.sqrt(float((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))),
+    }
+    assert scores.scores(label, probability) == pytest.approx(expected, abs=1e-12)
+    assert (probability == 0.5).any() and (pairs == 0).any()  # neither is high, and ties count half
+
+
+def test_scores_of_one_class_alone():
+    found = scores.scores(np.zeros(4, int), np.array([0.1, 0.2, 0.3, 0.9]))
+    assert found["accuracy"] == 0.75 and found["f1"] == pytest.approx((6 / 7 + 0) / 2)
+    assert all(np.isnan(found[score]) for score in ("balanced_accuracy", "auroc", "mcc"))
+
+
+def test_per_trial_is_the_mean_of_its_test_segments_in_a_fold():
+    made = predictions()
+    found = scores.per_trial(made)
+    expected = {}
+    for row in made:
+        expected.setdefault((row["fold"], row["subject"], row["trial"]), []).append(row["probability"])
+    assert len(found) == len(expected) > made["trial"].max()  # a trial is in several folds
+    for row in found:
+        assert row["probability"] == pytest.approx(
+            np.mean(expected[row["fold"], row["subject"], row["trial"]]), abs=1e-12
+        )
+        assert row["label"] == made["label"][made["trial"] == row["trial"]][0]
+
+
+def test_per_subject_against_scikit_learn():
+    made = predictions(seed=1)
+    for subject, found in scores.per_subject(made).items():
+        own = made[made["subject"] == subject]
+        assert found["segments"] == 40
+        for score, metric in SKLEARN.items():
+            assert found[score] == pytest.approx(metric(own["label"], own["probability"], None), abs=1e-12)
+
+
+def test_prior_is_the_mean_training_label_of_the_group_or_of_all():
+    found = scores.prior(np.array([1, 1, 0, 0, 1]), np.array([7, 7, 7, 2, 4]), np.array([2, 7, 4, 9, 0, 3]))
+    assert found.tolist() == pytest.approx([0, 2 / 3, 1, 3 / 5, 3 / 5, 3 / 5], abs=1e-15)
+
+
+def test_fusion_rules():
+    pair = np.array([[0.9, 0.2, 0.6, 0.5], [0.7, 0.3, 0.1, 0.8]])
+    assert scores.fuse(pair, "mean") == pytest.approx([0.8, 0.25, 0.35, 0.65])
+    assert scores.fuse(pair, "maximum").tolist() == [0.9, 0.3, 0.6, 0.8]
+    assert scores.fuse(pair, "vote").tolist() == [1.0, 0.0, 0.5, 0.5]  # a tie is not above 0.5
+
+
+# ---- over folds ------------------------------------------------------------------------------------------------------
+
+VALUES = np.array([0.81, 0.79, 0.80, 0.84, 0.78, 0.82, 0.80, 0.81, 0.83, 0.77])
+OTHERS = np.array([0.80, 0.80, 0.77, 0.83, 0.76, 0.79, 0.81, 0.78, 0.80, 0.77])
+
+
+def test_t_interval_and_p_value_are_scipys():
+    low, high = stats.ttest_1samp(VALUES, 0).confidence_interval(0.95)
+    assert scores.half_width(VALUES) == pytest.approx((high - low) / 2, abs=1e-12)
+    assert scores.half_width(VALUES) == pytest.approx(2.2621571628 * VALUES.std(ddof=1) / 10**0.5, rel=1e-9)  # 9 d.f.
+    assert scores.t_test(VALUES - OTHERS) == pytest.approx(stats.ttest_rel(VALUES, OTHERS).pvalue, abs=1e-12)
+
+
+def test_correction_of_nadeau_and_bengio():
+    # Ten folds, test to training 1/9: sqrt((1/10 + 1/9) / (1/10)) = 1.4530 as wide.
+    assert scores.half_width(VALUES, 1 / 9) / scores.half_width(VALUES) == pytest.approx(np.sqrt(19 / 9), abs=1e-12)
+    difference = VALUES - OTHERS
+    t = difference.mean() / np.sqrt((1 / 10 + 1 / 9) * ((difference - difference.mean()) ** 2).sum() / 9)
+    assert scores.t_test(difference, 1 / 9) == pytest.approx(2 * stats.t(9).cdf(-abs(t)), abs=1e-12)
+
+
+def test_t_of_few_or_equal_folds():
+    assert np.isnan(scores.half_width(VALUES[:1])) and np.isnan(scores.t_test(VALUES[:1]))
+    assert scores.t_test(np.zeros(5)) == 1.0
+    assert scores.t_test(np.ones(5)) == 0.0
+
+
+def test_holm_against_written_out_numbers():
+    # Sorted: .005 x 4, .01 x 3, .03 x 2 = .06, .04 x 1 raised to .06.
+    found = scores.holm([0.01, 0.04, np.nan, 0.03, 0.005])
+    assert found == pytest.approx([0.03, 0.06, np.nan, 0.06, 0.02], abs=1e-12, nan_ok=True)
+    assert scores.holm([0.6, 0.5]).tolist() == [1.0, 1.0]
+    assert scores.holm([]).tolist() == []
+
+
+# ---- over subjects ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("score", scores.SCORES)
+def test_resampled_scores_are_those_of_the_repeated_subjects(score):
+    made = predictions()
+    random = np.random.default_rng(1)
+    weights = random.integers(0, 4, (5, 6)).astype(float)
+    weights[4] = 1
+    found = scores.Tally(made, np.arange(6)).mean(score, weights)
+    assert np.isfinite(found).all()
+    for weight, value in zip(weights, found):
+        by_fold, shares = [], []
+        for fold in range(4):
+            own = made[made["fold"] == fold]
+            repeated = np.repeat(own, weight[own["subject"]].astype(int))
+            by_fold.append(SKLEARN[score](repeated["label"], repeated["probability"], None))
+            shares.append(len(repeated) / len(own))
+        assert value == pytest.approx(np.average(by_fold, weights=shares), abs=1e-12)
+    assert found[4] == pytest.approx(scores.by_fold(made, score).mean(), abs=1e-12)
+
+
+def test_a_fold_whose_subjects_were_not_drawn_does_not_count():
+    made = predictions(subjects=4, folds=2)
+    made["fold"] = made["subject"] // 2
+    made.sort(order=["fold", "segment"])
+    tally = scores.Tally(made, np.arange(4))
+    for score in scores.SCORES:
+        first, value = scores.by_fold(made[made["fold"] == 0], score)[0], tally.mean(score, np.array([[1.0, 1, 0, 0]]))
+        assert value[0] == pytest.approx(first, abs=1e-12)
+        assert np.isnan(tally.mean(score, np.zeros((1, 4))))[0]
+
+
+def test_bootstrap_of_accuracy_has_its_closed_form():
+    """Subjects of equal size in one fold: the bootstrap standard error is that of the mean of their accuracies."""
+    made = predictions(subjects=30, folds=1)
+    accuracies = [each["accuracy"] for each in scores.per_subject(made).values()]
+    values = scores.Tally(made, np.arange(30)).mean("accuracy", scores.draws(30, 20000, 0))
+    assert values.mean() == pytest.approx(np.mean(accuracies), abs=4 * np.std(accuracies) / 30**0.5 / 20000**0.5)
+    assert values.std() == pytest.approx(np.std(accuracies) / np.sqrt(30), rel=0.03)
+    # SciPy's own, of the same statistic, within the error of 20,000 draws.
+    known = stats.bootstrap((accuracies,), np.mean, n_resamples=20000, method="percentile", rng=1).confidence_interval
+    found = scores.bootstrap(made, "accuracy", 20000, 0)
+    assert found == pytest.approx(list(known), abs=0.003)
+    assert found == scores.bootstrap(made, "accuracy", 20000, 0)
+    assert found != scores.bootstrap(made, "accuracy", 20000, 1)
+
+
+def test_bootstrap_covers_the_truth_for_new_subjects():
+    """Of 300 samples of 40 subjects with their own accuracies, about 95 % of the intervals hold the population's."""
+    random, held = np.random.default_rng(0), 0
+    for _ in range(300):
+        made = predictions(subjects=40, folds=2, segments=20)
+        skill = np.clip(0.7 + 0.15 * random.standard_normal(40), 0, 1)
+        right = random.random(len(made)) < skill[made["subject"]]
+        low, high = scores.bootstrap(with_probability(made, right == made["label"]), "accuracy", 500, 0)
+        held += low <= 0.7 <= high
+    assert 0.90 <= held / 300 <= 0.98
+
+
+def test_bootstrap_of_a_difference_draws_the_same_subjects():
+    first, second = predictions(skill=2.0), predictions(skill=2.0)
+    second["probability"] = np.where(second["subject"] % 2, second["probability"], 1 - second["probability"])
+    weights = scores.draws(6, 300, 5)
+    pair = [scores.Tally(each, np.arange(6)).mean("f1", weights) for each in (first, second)]
+    found = scores.bootstrap_difference(first, second, "f1", 300, 5)
+    assert found == pytest.approx(np.quantile(pair[0] - pair[1], [0.025, 0.975]), abs=1e-12)
+    assert scores.bootstrap_difference(first, first, "f1", 300, 5) == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("score", scores.SCORES)
+def test_sign_flip_is_the_enumeration_of_all_exchanges(score):
+    first, second = predictions(seed=0, subjects=5, skill=1.5), predictions(seed=0, subjects=5, skill=1.5)
+    random = np.random.default_rng(3)
+    second["probability"] = np.round(0.7 * second["probability"] + 0.3 * random.random(len(second)), 1)
+
+    def difference(swapped):
+        pair = [
+            np.where(np.isin(first["subject"], swapped), b, a)
+            for a, b in itertools.permutations((first["probability"], second["probability"]))
+        ]
+        means = [
+            np.mean(
+                [
+                    SKLEARN[score](first["label"][rows], p[rows], None)
+                    for fold in range(4)
+                    for rows in [first["fold"] == fold]
+                ]
+            )
+            for p in pair
+        ]
+        return means[0] - means[1]
+
+    subsets = itertools.chain.from_iterable(itertools.combinations(range(5), k) for k in range(6))
+    null = np.array([difference(subset) for subset in subsets])
+    expected = (np.abs(null) >= abs(null[0]) - 1e-12).mean()
+    assert len(null) == 32
+    assert scores.sign_flip(first, second, score, 1000, 0) == pytest.approx(expected, abs=1e-12)
+    # As many random exchanges as are fewer than all: within Monte-Carlo error.
+    assert scores.sign_flip(first, second, score, 31, 0) == pytest.approx(expected, abs=0.35)
+
+
+def test_random_exchanges_agree_with_all():
+    first = predictions(subjects=12, skill=1.0)
+    second = predictions(subjects=12, skill=1.3)
+    every = scores.sign_flip(first, second, "f1", 4096, 0)
+    some = scores.sign_flip(first, second, "f1", 4095, 0)
+    assert 0 < every < 0.5 and some != every
+    assert some == pytest.approx(every, abs=4 * np.sqrt(every * (1 - every) / 4095))
+
+
+def test_one_subject_has_no_interval_over_subjects():
+    made = predictions(subjects=1)
+    assert np.isnan(scores.bootstrap(made, "f1", 10, 0)).all()
+    assert np.isnan(scores.sign_flip(made, made, "f1", 10, 0))
+
+
+def test_auroc_null_is_that_of_all_permutations_within_subjects():
+    made = predictions(seed=2, subjects=2, folds=2, segments=15)  # three trials each
+    trials = [np.unique(made["trial"][made["subject"] == subject]) for subject in range(2)]
+    label = {trial: made["label"][made["trial"] == trial][0] for trial in np.unique(made["trial"])}
+    label.update({trials[0][0]: 1, trials[0][1]: 0, trials[1][0]: 1, trials[1][2]: 0})
+    made["label"] = [label[trial] for trial in made["trial"]]
+    every = []
+    for one, other in itertools.product(*(itertools.permutations(each) for each in trials)):
+        moved = {old: label[new] for old, new in zip(np.concatenate(trials), (*one, *other))}
+        permuted = np.array([moved[trial] for trial in made["trial"]])
+        folds = [made["fold"] == fold for fold in range(2)]
+        every.append(np.mean([metrics.roc_auc_score(permuted[rows], made["probability"][rows]) for rows in folds]))
+    null = scores.auroc_null(made, 4000, 0)
+    assert np.unique(np.round(null, 10)).tolist() == pytest.approx(np.unique(np.round(every, 10)).tolist(), abs=1e-9)
+    assert null.mean() == pytest.approx(np.mean(every), abs=4 * np.std(every) / 4000**0.5)
+
+
+def test_direction_null_is_every_way_of_turning_folds_around():
+    auroc = np.array([0.9, 0.4, np.nan, 0.75])
+    distance = np.array([0.4, -0.1, 0.25])
+    every = [0.5 + np.mean(distance * signs) for signs in itertools.product([-1, 1], repeat=3)]
+    assert np.sort(scores.direction_null(auroc, 99, 0)) == pytest.approx(np.sort(every), abs=1e-12)
+
+
+def test_models_that_learn_from_shuffled_labels_find_a_direction_that_chance_chose():
+    """Logistic regression trained on labels shuffled within subject, on features that tell the rating: permuting the
+    test labels takes it for knowledge in a large share of shufflings, turning folds around at the nominal rate."""
+    random, subjects, trials = np.random.default_rng(0), 12, 16
+    label = np.tile(np.arange(trials) % 2, subjects)
+    subject = np.repeat(np.arange(subjects), trials)
+    x = np.stack([label + 0.4 * random.standard_normal(len(label)), random.standard_normal(len(label))], axis=1)
+    made = np.zeros(len(label), scores.PREDICTIONS)
+    made["fold"], made["subject"], made["label"] = subject % 6, subject, label
+    made["trial"] = made["segment"] = np.arange(len(label))
+    permuted, turned, runs = [], [], 120
+    for _ in range(runs):
+        shuffled = random.permuted(label.reshape(subjects, trials), axis=1).ravel()
+        for fold in range(6):
+            test = made["fold"] == fold
+            model = LogisticRegression().fit(
+                x[~test], random.permuted(shuffled.reshape(-1, trials), axis=1).ravel()[~test]
+            )
+            made["probability"][test] = model.predict_proba(x[test])[:, 1]
+        auroc = scores.by_fold(made, "auroc")
+        distance = abs(auroc.mean() - 0.5) - 1e-12
+        permuted.append(scores.two_tailed(auroc.mean(), scores.auroc_null(made, 199, 0)) < 0.05)
+        turned.append(np.mean(np.abs(scores.direction_null(auroc, 199, 0) - 0.5) >= distance) < 0.05)
+    assert np.mean(permuted) > 0.3
+    assert stats.binomtest(int(np.sum(turned)), runs, 2 / 64).pvalue > 0.01  # 2 of the 64 ways are below 0.05
+
+
+def test_two_tailed_counts_the_observed():
+    null = np.arange(99) / 100
+    assert scores.two_tailed(2.0, null) == pytest.approx(2 / 100)
+    assert scores.two_tailed(0.495, null) == 1.0
+    assert np.isnan(scores.two_tailed(np.nan, null))
+
+
+# ---- two models ------------------------------------------------------------------------------------------------------
+
+
+def test_compare_puts_everything_together():
+    first, second = predictions(), predictions(skill=0.0)
+    second["label"] = first["label"]
+    found = scores.compare(first, second, "auroc", 1 / 3, 200, 500, 0)
+    differences = scores.by_fold(first, "auroc") - scores.by_fold(second, "auroc")
+    assert found["folds"] == [0, 1, 2, 3] and found["subjects"] == 6
+    assert found["difference"] == pytest.approx(differences.mean(), abs=1e-12)
+    assert found["t"] == scores.t_test(differences) and found["corrected"] == scores.t_test(differences, 1 / 3)
+    assert found["sign_flip"] == scores.sign_flip(first, second, "auroc", 500, 0)
+    fewer = scores.compare(first, second[second["fold"] != 2], "auroc", 1 / 3, 200, 500, 0)
+    assert fewer["folds"] == [0, 1, 3]
+    assert fewer["difference"] == pytest.approx(differences[[0, 1, 3]].mean(), abs=1e-12)
+    with pytest.raises(ValueError, match="same segments"):
+        scores.compare(first, second[1:], "auroc", 1 / 3, 200, 500, 0)
+
+
+def test_summary_says_which_folds_are_missing_or_of_one_class():
+    made = predictions()
+    made["label"][made["fold"] == 2] = 1
+    summary = scores.summarise(made[made["fold"] != 1], 4, 0.2, 100, 0)
+    assert (summary["folds"], summary["missing"], summary["one_class"]) == ([0, 2, 3], [1], [2])
+    assert summary["f1"]["n"] == 3 and summary["auroc"]["n"] == 2
+    values = scores.by_fold(made, "accuracy")[[0, 2, 3]]
+    assert summary["accuracy"]["by_fold"] == pytest.approx(values, abs=1e-12)
+    assert summary["accuracy"]["corrected"] == pytest.approx(scores.half_width(values, 0.2), abs=1e-12)
+
+
+# ---- planted truth ---------------------------------------------------------------------------------------------------
+
+
+def simulate(random, effect, spread):
+    """Two models on 20 subjects and 10 segment folds; the second is better by `effect`, in each subject by its own."""
+    made = predictions(subjects=20, folds=10, segments=50)
+    skill = np.stack([np.full(20, 0.7), np.clip(0.7 + effect + spread * random.standard_normal(20), 0, 1)])
+    right = random.random((2, len(made))) < skill[:, made["subject"]]
+    by_fold = [np.bincount(made["fold"], each) / np.bincount(made["fold"]) for each in right]
+    first, second = (with_probability(made, each == made["label"]) for each in right)
+    return first, second, by_fold[1] - by_fold[0]
+
+
+@pytest.mark.slow
+def test_a_random_effect_of_subjects_fools_folds_and_not_subjects():
+    random = np.random.default_rng(0)
+    found = {"folds": 0, "corrected": 0, "subjects": 0}
+    for run in range(1000):
+        first, second, by_fold = simulate(random, effect=0.0, spread=0.1)
+        found["folds"] += scores.t_test(by_fold) < 0.05
+        found["corrected"] += scores.t_test(by_fold, 1 / 9) < 0.05
+        found["subjects"] += scores.sign_flip(first, second, "accuracy", 999, run) < 0.05
+    assert 35 <= found["subjects"] <= 65
+    assert found["folds"] > 130
+
+
+def test_a_known_effect_is_found():
+    random = np.random.default_rng(0)
+    found = 0
+    for run in range(50):
+        first, second, _ = simulate(random, effect=0.1, spread=0.1)
+        result = scores.compare(second, first, "f1", 1 / 9, 50, 399, run)
+        found += result["sign_flip"] < 0.05 and result["difference"] > 0
+    assert found >= 45
