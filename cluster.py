@@ -268,7 +268,8 @@ def main() -> None:
     for cell in undone:
         print(f"cluster.py: {cell.name} {cell.state}, {cell.reason}", file=sys.stderr)
     print(f"{len(cells) - len(undone)} of {len(cells)} cells are done", flush=True)
-    evaluation = subprocess.run([sys.executable, str(stages.HERE / "evaluate.py"), "--run", str(args.run)])
+    command = [sys.executable, str(stages.HERE / "evaluate.py"), "--run", str(args.run), "--data", str(args.data)]
+    evaluation = subprocess.run(command)
     raise SystemExit(1 if undone else evaluation.returncode)
 
 

@@ -27,7 +27,7 @@ def two_nodes():
 
     cluster = Cluster()
     try:
-        cluster.add_node(num_cpus=1, include_dashboard=False)
+        cluster.add_node(num_cpus=1, include_dashboard=False, include_log_monitor=False, no_monitor=True)
         cluster.add_node(num_cpus=1)
         yield cluster
     finally:
