@@ -87,14 +87,15 @@ def main() -> None:
     identity |= {"target": args.target, "threshold": args.threshold, "leave_out": args.leave_out}
     identity |= {flag: getattr(args, flag) for flag in training.VARIANT}
     identity["init_sha256"] = sha256_of_file(path) if pretrained else None
-    path = folder(args) / f"{args.target}{training.variant(args)}.pt"
+    path = (args.validation_only or folder(args)) / f"{args.target}{training.variant(args)}.pt"
 
     extra = pretrained["identity"]["extra_sha256"] if pretrained else []
     origin = {**training.origin(run.data, [args.modality]), "extra_sha256": extra}
     others = folds.open_test_sets(run, args.test_data, args.target, extra)
     for data, *_ in others:
         training.check_data(run.data.folder, origin, data)
-    if not training.is_done(path, path.with_suffix(".npy"), identity, args):
+    predictions = None if args.validation_only else path.with_suffix(".npy")
+    if not training.is_done(path, predictions, identity, args):
         train_model(run, rows, labels, pretrained, path, identity, origin, args)
 
     def logits(data, rows):
@@ -109,9 +110,9 @@ def main() -> None:
 
 def train_model(run, rows, labels, pretrained: dict | None, path: Path, identity: dict, origin: dict, args) -> None:
     """Train, write the checkpoint `path`, and beside it the predictions on the test rows."""
-    places = [rows[part] for part in ("train", "validation", "test")]
-    signals = training.SignalRows([(run.data, np.concatenate(places))], args.modality)
-    train, validation, test = np.split(np.arange(len(signals)), np.cumsum([len(part) for part in places])[:-1])
+    seen = np.concatenate([rows["train"], rows["validation"]])
+    signals = training.SignalRows([(run.data, seen)], args.modality)
+    train, validation = np.split(np.arange(len(signals)), [len(rows["train"])])
     truth = torch.from_numpy(labels[signals.row]).to(*training.place(args))
 
     training.seed_step(args.seed, 0)
@@ -129,8 +130,7 @@ def train_model(run, rows, labels, pretrained: dict | None, path: Path, identity
     print(f"{parameter_count(trained):,} parameters, on {args.device} in {args.precision}")
     if args.freeze:
         # Without a gradient, Adam leaves the weights that made these alone.
-        seen = np.concatenate([train, validation])
-        cls = training.predict(model.encode_cls, model, signals, seen, args)
+        cls = training.predict(model.encode_cls, model, signals, np.arange(len(signals)), args)
 
     def loss(places, generator, mine):
         if args.freeze:
@@ -145,9 +145,10 @@ def train_model(run, rows, labels, pretrained: dict | None, path: Path, identity
     if ranks.rank() == 0:
         run.start()
     training.fit(model, loss, train, validation, training.step_decay(args), path, args, identity, origin)
-    if ranks.rank() > 0:
+    if args.validation_only or ranks.rank() > 0:
         return
-    logits = training.predict(model.classify, model, signals, test, args)
+    test = training.SignalRows([(run.data, rows["test"])], args.modality)
+    logits = training.predict(model.classify, model, test, np.arange(len(test)), args)
     training.write_predictions(path.with_suffix(".npy"), rows["test"], labels, logits)
 
 

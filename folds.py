@@ -9,7 +9,7 @@ import argparse
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -340,7 +340,7 @@ def resolve_flags(args) -> None:
 
 
 def open_run(args) -> Run:
-    """Open the run of `args` (resolved), which may be a new one.
+    """Open the run of `args` (resolved), which may be a new one; with --validation-only, without the fold's test rows.
 
     Raises ValueError where the flags, the data or folds.npy differ from what the run was started with.
     """
@@ -367,7 +367,10 @@ def open_run(args) -> Run:
                 f"{folds_path}: expected the folds of --split {args.split} --fold-seed {args.fold_seed}, found others; "
                 "the file was changed: use another --run"
             )
-    return Run(args.run, settings, data, folds)
+    run = Run(args.run, settings, data, folds)
+    if getattr(args, "validation_only", None):
+        run = replace(run, data=replace(data, hidden=run.split(args.fold)["test"]))
+    return run
 
 
 def data_sha256(data: Segments) -> str:

@@ -68,14 +68,16 @@ def main() -> None:
         pairs = [load_bases(args, name, identity, None)]
     identity["base_sha256"] = [sha256_of_file(path) for pair in pairs for _, path, _ in pair]
     identity["cross_fit"] = parts
-    path = args.run / ("fused-crossfit" if parts else "fused") / f"fold{args.fold}" / f"{name}.pt"
+    own = args.run / ("fused-crossfit" if parts else "fused") / f"fold{args.fold}"
+    path = (args.validation_only or own) / f"{name}.pt"
 
     origin = training.origin(run.data, paper.MODALITIES)
     extra = sorted({sha256 for _, _, state in pairs[0] for sha256 in state.get("extra_sha256", [])})
     others = folds.open_test_sets(run, args.test_data, args.target, extra)
     for data, *_ in others:
         training.check_data(run.data.folder, origin, data)
-    if not training.is_done(path, path.with_suffix(".npy"), identity, args):
+    predictions = None if args.validation_only else path.with_suffix(".npy")
+    if not training.is_done(path, predictions, identity, args):
         train_model(run, rows, part, labels, pairs, path, identity, origin, args)
 
     def logits(data, rows):
@@ -134,7 +136,6 @@ def train_model(run, rows, part, labels, pairs, path: Path, identity: dict, orig
     features = torch.cat([base_features(pair, run.data, some, args) for pair, some in zip([*pairs, *pairs], shown)])
     truth = torch.from_numpy(labels[np.concatenate(shown)]).to(*training.place(args))
     train, validation = np.split(np.arange(len(truth)), [len(rows["train"])])
-    test = [base_features(pair, run.data, rows["test"], args) for pair in pairs]
 
     training.seed_step(args.seed, 0)
     model = FusionModel(features.shape[1], args.fusion_hidden, args.fusion_dropout).to(*training.place(args))
@@ -146,6 +147,9 @@ def train_model(run, rows, part, labels, pairs, path: Path, identity: dict, orig
 
     run.start()
     training.fit(model, loss, train, validation, training.step_decay(args), path, args, identity, origin)
+    if args.validation_only:
+        return
+    test = [base_features(pair, run.data, rows["test"], args) for pair in pairs]
     training.write_predictions(path.with_suffix(".npy"), rows["test"], labels, fused_logits(model, test, args))
 
 

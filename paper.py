@@ -5,6 +5,8 @@ ACII 2022. "paper 4.3" is a section of it; "assumed" marks a value the paper lea
 """
 
 import argparse
+import json
+from pathlib import Path
 
 # 4.1: the ten channels AMIGOS shares with the pre-training sets, in the paper's order; one ECG channel, left arm.
 EEG_CHANNELS = ("F7", "F3", "T7", "P7", "O1", "O2", "P8", "T8", "F4", "F8")
@@ -141,7 +143,37 @@ def positive(number: type, zero: bool = False):
 
 
 def resolve_flags(args: argparse.Namespace, table: dict, modality: str = "eeg", known: dict | None = None) -> None:
-    """Give every flag of `table` that the user left out its value from `known`, else the paper's for `modality`."""
+    """Give every flag of `table` that the user left out its value from --hyperparameters, else from `known`, else the
+    paper's for `modality`."""
+    if args.hyperparameters:
+        known = {**(known or {}), **read_hyperparameters(args.hyperparameters, table)}
     for name, (eeg, ecg, *_) in table.items():
         if getattr(args, name) is None:
             setattr(args, name, (known or {}).get(name, ecg if modality == "ecg" else eeg))
+
+
+def read_hyperparameters(path: Path, table: dict) -> dict:
+    """The flags of `table` in a best.json of tune.py: {"hyperparameters": {"lr": 0.0003, ...}, ...}.
+
+    Raises ValueError where one is not a flag of this stage, or not a value that the flag would take.
+    """
+    try:
+        found = json.loads(path.read_text())["hyperparameters"].items()
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(f'{path}: expected JSON with {{"hyperparameters": {{flag: value}}}}; write it with tune.py')
+    flags = {}
+    for name, value in found:
+        if name not in table:
+            raise ValueError(
+                f"{path}: expected flags of this stage, found {name}; take the file of a search with this --stage"
+            )
+        several, like = isinstance(table[name][0], list), table[name][0]
+        number = positive(type(like[0] if several else like), zero=name in MAY_BE_ZERO)
+        try:
+            flags[name] = [number(str(each)) for each in value] if several else number(str(value))
+        except (TypeError, ValueError, argparse.ArgumentTypeError):
+            expected = " ".join(map(str, like)) if several else like
+            raise ValueError(f"{path}: expected {name} as the flag takes it, such as {expected}, found {value!r}")
+        if several and not value:
+            raise ValueError(f"{path}: expected one number or more as {name}, found none")
+    return flags

@@ -69,7 +69,7 @@ def main() -> None:
         "modality": args.modality,
         "extra_sha256": [folds.data_sha256(data) for data in extra],
     }
-    path = args.run / args.modality / f"fold{args.fold}" / "pretrain.pt"
+    path = (args.validation_only or args.run / args.modality / f"fold{args.fold}") / "pretrain.pt"
     if training.is_done(path, None, identity, args):
         return
 

@@ -6,7 +6,7 @@ Row i of each array is the same stretch of the same trial. numpy and the standar
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +48,7 @@ class Segments:
     manifest: dict
     segments_sha256: str  # of segments.npy
     preprocessing_sha256: str  # of manifest["preprocessing"] as canonical JSON
+    hidden: np.ndarray = field(default_factory=lambda: np.empty(0, int))  # rows whose signals must not be read
 
 
 class SegmentWriter:

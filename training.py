@@ -47,6 +47,8 @@ FREE_FLAGS = (
     "checkpoint_minutes",
     "fresh",
     "print_flags",
+    "hyperparameters",
+    "validation_only",
 )  # on resuming
 FINITE_EVERY = 20  # steps between two looks at the loss: each look makes the CPU wait for the GPU
 
@@ -66,6 +68,19 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--fresh", action="store_true", help="start over, replacing what an earlier call wrote")
     group.add_argument("--print-flags", action="store_true", help="print every resolved flag as JSON and stop")
+    group.add_argument(
+        "--hyperparameters",
+        type=Path,
+        metavar="FILE",
+        help="take hyper-parameters from a best.json of tune.py, where no flag names them (paper 4.3, 4.4)",
+    )
+    group.add_argument(
+        "--validation-only",
+        type=Path,
+        metavar="DIR",
+        help="a trial of tune.py: write to DIR and end with the validation loss. The signals of the fold's test "
+        "segments are not read, and nothing is predicted (paper 4.3, 4.4)",
+    )
 
 
 def add_variant_flags(parser: argparse.ArgumentParser) -> None:
@@ -166,6 +181,8 @@ def add_machine_flags(group) -> None:
 
 def finish_flags(args: argparse.Namespace) -> None:
     """Resolve `auto`, print the flags where asked to, set the number of threads, check the fold."""
+    if args.validation_only and getattr(args, "test_data", None):
+        raise ValueError("--validation-only: makes no predictions; leave out --test-data")
     use_machine(args)
     if args.fold >= args.n_folds:
         raise ValueError(f"--fold {args.fold}: expected 0 to {args.n_folds - 1}, as the run has {args.n_folds} folds")
@@ -234,7 +251,8 @@ def complain(line: str) -> None:
 class SignalRows:
     """Chosen rows of one or more data folders as one array of segments, read from disk batch by batch.
 
-    parts: (data, rows) pairs; modality: `eeg` or `ecg`. Raises ValueError where channels, rates or lengths differ.
+    parts: (data, rows) pairs; modality: `eeg` or `ecg`. Raises ValueError where channels, rates or lengths differ, and
+    where rows are among the hidden ones.
     """
 
     def __init__(self, parts: list[tuple[Segments, np.ndarray]], modality: str):
@@ -242,6 +260,9 @@ class SignalRows:
         for (data, _), found in zip(parts, layouts):
             if found != layouts[0]:
                 raise ValueError(f"{data.folder}: expected {modality} with {layouts[0]}, found {found}")
+        for data, rows in parts:
+            if np.isin(rows, data.hidden).any():
+                raise ValueError(f"{data.folder}: --validation-only hides the test segments, which were asked for")
         arrays = [(data.folder / f"{modality}.npy", data.signals[modality]) for data, _ in parts]
         for path, array in arrays:
             if not array.flags.c_contiguous:

@@ -95,6 +95,7 @@ def test_print_flags_gives_the_numbers_of_the_paper(tmp_path, command, expected)
 
 def test_training_flags_are_these_and_no_others(tmp_path):
     machine = {"device", "precision", "threads", "checkpoint_minutes", "fresh", "print_flags"}
+    machine |= {"hyperparameters", "validation_only"}
     own = {"pretrain.py": {"extra", "modality"}, "fuse.py": {"target", "test_data", "cross_fit"}}
     own["finetune.py"] = {"modality", "target", "test_data", "leave_out"}
     for command, expected in EXPECTED[:5]:

@@ -1,0 +1,74 @@
+"""A stage of the method (pretrain.py, finetune.py, fuse.py) on a Ray cluster: what tune.py and cluster.py share.
+
+Each stage runs as a process of its own, by the command line that a shell would give. So it does what the shell does to
+the last bit: nothing of a stage is written a second time, its exit code says what happened, SIGTERM saves, and the same
+command goes on from the checkpoint, on whichever node. Ray's workers import neither PyTorch nor a script.
+"""
+
+import importlib
+import logging
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+START = "--- on "  # begins the line of a log that says where a process was started
+# A stage whose Ray worker dies with its node would train on beside the one that takes its place; so it is told to save
+# and stop. Where there is no setpriv (it comes with Linux), it ends when it next prints.
+WITH_PARENT = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
+
+
+def start_ray(address: str, threads: int, gpus: float, *modules: str) -> list:
+    """Connect to the cluster at `address`, or start Ray on this machine where that is "local", and import `modules`.
+
+    Raises ValueError where Ray is missing, nothing answers, or no node has `threads` CPUs and `gpus` of a GPU.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        ray, *imported = [importlib.import_module(name) for name in ("ray", *modules)]
+    except ImportError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"Ray is needed, and optional ({reason}); pip install -r requirements-ray.txt")
+    local = {"include_dashboard": False} if address == "local" else {}
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
+    except ConnectionError:
+        raise ValueError(f"--address {address}: no Ray cluster there; start one with `ray start --head`")
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not any(node.get("CPU", 0) >= threads and node.get("GPU", 0) >= gpus for node in nodes):
+        found = ", ".join(f"{node.get('CPU', 0):g} and {node.get('GPU', 0):g}" for node in nodes)
+        raise ValueError(
+            f"--threads {threads}, --gpus {gpus:g}: expected a node with as many CPUs and GPUs, found {found}"
+        )
+    return [ray, *imported]
+
+
+def start(script: str, flags: list[str], log: Path, threads: int, folder: str) -> subprocess.Popen:
+    """Start `script` in `folder`, its output appended to `log`."""
+    command = [sys.executable, str(HERE / script), *flags, "--threads", str(threads)]
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "a") as file:
+        print(f"{START}{socket.gethostname()}: {shlex.join(command)}", file=file, flush=True)
+        return subprocess.Popen(
+            [*WITH_PARENT, *command],
+            cwd=folder,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)},  # Ray has set its own
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def was_stopped(code: int) -> bool:
+    """Whether a process ended from outside, so that the same command may well succeed."""
+    return code < 0 or code in (128 + signal.SIGTERM, 128 + signal.SIGINT)
+
+
+def last_line(log: Path) -> str:
+    """What a stage said last, which is its reason where it failed."""
+    return log.read_text(errors="replace").rstrip().rpartition("\n")[2]

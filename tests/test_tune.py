@@ -1,0 +1,282 @@
+"""A search draws the same trials and ends in the same table, whatever happens to it, and reads no test segment."""
+
+import csv
+import json
+import shutil
+import signal
+import sys
+import time
+
+import numpy as np
+import pytest
+from prepared import FINETUNE, FUSE, PRETRAIN, call, done
+from ray_nodes import finish, needs_ray, start
+
+import folds
+import training
+from segments import open_segments
+
+ARGS = ("--modality", "eeg", "--target", "arousal", "--fold", 1)
+STAGE = (*ARGS, "--batch-size", 32, "--threads", 1, "--hyperparameters", "start.json")
+START = {"epochs": 6, "classifier_hidden": [6]}  # what is searched, so that no flag may name it
+SEARCH = ("--grace-epochs", 2, "--reduction", 2, *STAGE)
+FOUND = "runs/paper/tune/eeg/fold1/arousal"
+STAGES = {
+    "pretrain.py": ("--modality", "eeg", "--fold", 1, *PRETRAIN),
+    "finetune.py": (*ARGS, *FINETUNE),
+    "fuse.py": ("--target", "arousal", "--fold", 1, *FUSE),
+}
+
+
+@pytest.fixture
+def search(work):
+    """A run in which fold 1 can be searched, up to its fusion."""
+    (work / "start.json").write_text(json.dumps({"hyperparameters": START}))
+    return work
+
+
+def hide(folder) -> None:
+    """Plant NaN in the signals of every test segment of fold 1."""
+    test = np.load(folder / "runs" / "paper" / "folds.npy") == 1
+    assert test.sum() == 30
+    for modality in ("eeg", "ecg"):
+        signals = np.load(folder / "data" / "amigos" / f"{modality}.npy", mmap_mode="r+")
+        signals[test] = np.nan
+        signals.flush()
+
+
+def losses(log) -> list:
+    keys = "epoch", "train_loss", "validation_loss", "lr"
+    return [[line[key] for key in keys] for line in map(json.loads, log.read_text().splitlines())]
+
+
+# ---- what the stages do for a search --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_validation_only_reads_no_test_segment(search, stage):
+    epochs = "--epochs", 3
+    done(stage, *STAGES[stage], *epochs, "--validation-only", "clean", cwd=search)
+    hide(search)
+    before = sorted(path.name for path in (search / "runs").rglob("*"))
+    done(stage, *STAGES[stage], *epochs, "--validation-only", "planted", cwd=search)
+    (log,) = (search / "planted").glob("*.jsonl")
+    assert losses(log) == losses(search / "clean" / log.name) and len(losses(log)) == 3
+    assert {path.suffix for path in (search / "planted").iterdir()} == {".pt", ".jsonl"}  # no prediction
+    assert sorted(path.name for path in (search / "runs").rglob("*")) == before
+    if stage != "pretrain.py":  # which never reads one
+        finished = call(stage, *STAGES[stage], *epochs, "--fresh", cwd=search)
+        assert finished.returncode == 2 and "holds NaN" in finished.stderr
+
+
+def test_validation_only_gives_the_losses_of_the_whole_stage(search):
+    done("finetune.py", *STAGES["finetune.py"], "--validation-only", "trial", cwd=search)
+    assert losses(search / "trial" / "arousal.jsonl") == losses(search / "runs/paper/eeg/fold1/arousal.jsonl")
+
+
+def test_signals_of_hidden_rows_cannot_be_asked_for(search, monkeypatch):
+    monkeypatch.chdir(search)
+    monkeypatch.setattr(sys, "argv", ["", "--fold", "1", "--validation-only", "trial"])
+    parser = training.argparse.ArgumentParser()
+    folds.add_flags(parser)
+    training.add_flags(parser)
+    args = parser.parse_args()
+    folds.resolve_flags(args)
+    run = folds.open_run(args)
+    rows = run.split(1)
+    assert np.array_equal(run.data.hidden, np.flatnonzero(np.load("runs/paper/folds.npy") == 1))
+    assert len(training.SignalRows([(run.data, rows["pretrain"]), (run.data, rows["validation"])], "eeg")) == 110
+    with pytest.raises(ValueError, match="hides the test segments"):
+        training.SignalRows([(run.data, rows["train"]), (run.data, rows["test"][:1])], "eeg")
+    everything = open_segments("data/amigos")
+    assert len(training.SignalRows([(everything, np.arange(140))], "eeg")) == 140
+
+
+@pytest.mark.parametrize("stage", [*STAGES, "tune.py"])
+def test_a_changed_split_stops(search, stage):
+    path = search / "runs" / "paper" / "folds.npy"
+    changed = np.load(path)
+    changed[np.flatnonzero(changed == 1)[0]] = 2
+    np.save(path, changed)
+    flags = ("--trials", 2, *SEARCH) if stage == "tune.py" else (*STAGES[stage], "--validation-only", "trial")
+    finished = call(stage, *flags, cwd=search)
+    assert finished.returncode == 2 and "folds.npy: expected the folds of" in finished.stderr
+    assert finished.stderr.count("\n") == 1
+    assert not (search / "trial").exists() and not (search / "runs" / "paper" / "tune").exists()
+
+
+def test_hyperparameters_come_from_the_file_where_no_flag_names_them(search):
+    (search / "best.json").write_text('{"hyperparameters": {"lr": 0.25, "classifier_hidden": [7, 5], "epochs": 9}}')
+    flags = *ARGS, "--hyperparameters", "best.json", "--epochs", 4, "--print-flags"
+    found = json.loads(done("finetune.py", *flags, cwd=search))
+    assert (found["lr"], found["classifier_hidden"], found["epochs"]) == (0.25, [7, 5], 4)
+    assert (found["cnn_channels"], found["lr_every"]) == ([6, 8], 45)  # of pretrain.pt, of the paper
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("{", "expected JSON"),
+        ("[1]", "expected JSON"),
+        ('{"hyperparameters": [1]}', "expected JSON"),
+        ('{"hyperparameters": {"fusion_hidden": [64]}}', "found fusion_hidden"),
+        ('{"hyperparameters": {"lr": 0}}', "expected lr as the flag takes it, such as 0.0001, found 0"),
+        ('{"hyperparameters": {"lr": true}}', "found True"),
+        ('{"hyperparameters": {"epochs": 2.5}}', "found 2.5"),
+        ('{"hyperparameters": {"classifier_hidden": 64}}', "such as 64, found 64"),
+        ('{"hyperparameters": {"classifier_hidden": []}}', "classifier_hidden, found none"),
+    ],
+)
+def test_hyperparameters_that_are_none_are_named(search, text, says):
+    (search / "best.json").write_text(text)
+    finished = call("finetune.py", *ARGS, "--hyperparameters", "best.json", "--print-flags", cwd=search)
+    assert finished.returncode == 2 and finished.stderr.count("\n") == 1
+    assert finished.stderr.startswith("finetune.py: best.json: ") and says in finished.stderr
+
+
+# ---- what tune.py refuses -------------------------------------------------------------------------------------------
+
+
+def test_without_ray_one_line_says_what_to_install(search, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    finished = call("tune.py", *SEARCH, cwd=search)
+    assert finished.returncode == 2 and finished.stderr.count("\n") == 1
+    assert "pip install -r requirements-ray.txt" in finished.stderr
+
+
+@pytest.mark.parametrize(
+    "flags, says",
+    [
+        (["--lr", "-1"], "argument --lr: "),
+        (["--classifier-drop", "0.1"], "--classifier_drop: expected a flag of finetune.py in full"),
+        (["--validation-only", "here"], "--validation-only, --test-data: expected neither"),
+        (["--reduction", "1"], "argument --reduction: expected 2 or more, found 1"),
+    ],
+)
+def test_flags_that_no_search_takes_are_named(search, flags, says):
+    finished = call("tune.py", *SEARCH, *flags, cwd=search)
+    assert finished.returncode == 2 and says in finished.stderr.splitlines()[-1]
+    assert not (search / "runs" / "paper" / "tune").exists()
+
+
+# ---- the search -----------------------------------------------------------------------------------------------------
+
+
+def tune(folder, *flags):
+    finished = finish("tune.py", *flags, cwd=folder)
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+def rows_of(folder):
+    return list(csv.DictReader((folder / FOUND / "trials.csv").read_text().splitlines()))
+
+
+@pytest.fixture(scope="module")
+def searched(finished, tmp_path_factory):
+    """A search of eight trials, left alone; to be copied, never changed."""
+    folder = shutil.copytree(finished, tmp_path_factory.mktemp("searched") / "work")
+    (folder / "start.json").write_text(json.dumps({"hyperparameters": START}))
+    (folder / "printed").write_text(tune(folder, "--trials", 8, *SEARCH))
+    return folder
+
+
+@needs_ray
+@pytest.mark.slow
+def test_search_finds_better_than_it_started_with(searched, tmp_path):
+    folder = shutil.copytree(searched, tmp_path / "work")
+    rows, best = rows_of(folder), json.loads((folder / FOUND / "best.json").read_text())
+    found = [float(row["validation_loss"]) for row in rows]
+    assert len(rows) == 8 and rows[0]["lr"] == "0.0001" and rows[0]["classifier_hidden"] == "6"
+    assert best["validation_loss"] == min(found) < max(found) and best["trial"] == int(np.argmin(found))
+    assert min(found) < found[0] == best["validation_loss_of_first"]
+    assert {row["outcome"] for row in rows} == {"finished", "stopped"}
+    for row in rows:
+        log = losses(folder / FOUND / row["log"].replace("log.txt", "arousal.jsonl"))
+        counted = [line[2] for line in log[: int(row["epochs"])]]
+        assert float(row["validation_loss"]) == min(counted) == counted[int(row["best_epoch"]) - 1]
+    assert not list((folder / FOUND).rglob("*.npy"))
+
+    bad = "--lr", 1e-9, "--lr-every", 1, "--lr-factor", 1e-3, "--validation-only", "bad"
+    done("finetune.py", *STAGE, *bad, cwd=folder)
+    assert min(line[2] for line in losses(folder / "bad" / "arousal.jsonl")) > min(found)
+
+    command = (folder / "printed").read_text().splitlines()[-1].split()
+    assert command[:2] == ["python", "finetune.py"] and command[-2:] == ["--hyperparameters", f"{FOUND}/best.json"]
+    done(*command[1:], "--fresh", cwd=folder)
+    trained = losses(folder / "runs/paper/eeg/fold1/arousal.jsonl")
+    assert len(trained) == best["hyperparameters"]["epochs"] and trained[-1][2] == best["validation_loss"]
+
+
+@needs_ray
+@pytest.mark.slow
+def test_killed_half_way_it_ends_in_the_same_table(finished, searched, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "work")
+    (folder / "start.json").write_text(json.dumps({"hyperparameters": START}))
+    running = start("tune.py", "--trials", 8, *SEARCH, cwd=folder, output=tmp_path / "output")
+    while not (folder / FOUND / "trials.csv").exists() or len(rows_of(folder)) < 3:
+        assert running.poll() is None, (tmp_path / "output").read_text()
+        time.sleep(0.05)
+    time.sleep(1)  # into the fourth
+    running.send_signal(signal.SIGKILL)
+    assert running.wait() == -signal.SIGKILL and len(rows_of(folder)) < 8
+    tune(folder, "--trials", 8, *SEARCH)
+    for name in ("trials.csv", "best.json"):
+        assert (folder / FOUND / name).read_bytes() == (searched / FOUND / name).read_bytes()
+
+
+@needs_ray
+@pytest.mark.slow
+def test_search_does_not_notice_what_the_test_segments_hold(finished, searched, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "work")
+    (folder / "start.json").write_text(json.dumps({"hyperparameters": START}))
+    hide(folder)
+    tune(folder, "--trials", 3, *SEARCH)
+    assert rows_of(folder) == rows_of(searched)[:3]
+    other = call("tune.py", "--trials", 3, *SEARCH, "--classifier-dropout", 0.1, cwd=folder)
+    assert (
+        other.returncode == 2 and "search.json: this search was started with --classifier-dropout 0.6" in other.stderr
+    )
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["pretrain", "fuse"])
+def test_the_other_stages(search, stage):
+    flags = "--stage", stage, "--trials", 2, "--grace-epochs", 1, *STAGES[f"{stage}.py"], "--threads", 1
+    printed = tune(search, *flags)
+    command = printed.splitlines()[-1].split()
+    best = json.loads((search / command[-1]).read_text())
+    assert best["stage"] == stage and best["of_trials"] == 2
+    done(*command[1:], "--fresh", cwd=search)
+    name = "eeg/fold1/pretrain" if stage == "pretrain" else "fused/fold1/arousal"
+    assert losses(search / "runs" / "paper" / f"{name}.jsonl")[-1][2] == best["validation_loss"]
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_search_in_which_every_trial_fails(search):
+    path = search / "data" / "amigos" / "eeg.npy"
+    signals = np.load(path, mmap_mode="r+")
+    signals[np.load(search / "runs" / "paper" / "folds.npy") != 1] = np.nan
+    signals.flush()
+    finished = finish("tune.py", "--trials", 1, *SEARCH, cwd=search)
+    assert finished.returncode == 2
+    assert "no trial came to its end; the first: failed: finetune.py: " in finished.stderr.splitlines()[-1]
+    assert "holds NaN or inf" in finished.stderr.splitlines()[-1]
+
+
+def test_space_holds_what_the_stages_take():
+    """Every flag that is searched is one of its stage, drawn from values that it takes."""
+    import paper
+    import tune as script_
+
+    for stage, space in script_.SPACE.items():
+        table = getattr(paper, stage.upper())
+        for name, (how, *limits) in space.items():
+            likes = table[name][0] if isinstance(table[name][0], list) else [table[name][0]]
+            parse = paper.positive(type(likes[0]), zero=name in paper.MAY_BE_ZERO)
+            for value in limits[0] if how == "choice" else limits:
+                assert [parse(word) for word in str(value).split()], (stage, name)
+            if name in ("lr", "weight_decay"):
+                assert how == "loguniform"

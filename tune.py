@@ -1,0 +1,346 @@
+"""Search the hyper-parameters of a stage with Ray Tune, on the validation data of one fold (paper 4.3, 4.4).
+
+    python tune.py --stage finetune --modality eeg --target arousal --fold 3 --trials 50
+
+Every flag that is not one of those below goes to the stage, and what it names is not searched. The first trial is the
+stage as those flags leave it, the paper's numbers; the others are drawn from SPACE by --seed. ASHA stops a trial whose
+validation loss is, at some epoch, not among the best of those that came as far before it. The folder
+
+    runs/paper/tune/eeg/fold3/arousal
+
+receives trials.csv, one line a trial, and best.json, which the stage takes through --hyperparameters. Where --epochs is
+left out, its number is searched for free in fine-tuning and fusion, whose learning rate knows nothing of it: the best
+epoch of every trial is looked for. Otherwise, and in pre-training, only a trial's last epoch counts.
+
+A trial is the stage itself with --validation-only, by which it reads no signal of a test segment. It trains in a folder
+named by its hyper-parameters, and resumes there: the same command after a kill lets Tune draw the same trials, hears
+the epochs that were done from their logs, and goes on. One trial at a time, ASHA's decisions then are the same,
+too, and so is the table. With --concurrent above 1 only the draws are a function of the seed: which trials ASHA stops
+depends on who comes first.
+"""
+
+import argparse
+import csv
+import hashlib
+import io
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import folds
+import paper
+import stages
+import training
+
+# stage -> flag -> how it is drawn, in Tune's words (assumed: the paper does not say what it searched, or how).
+SPACE = {
+    "pretrain": {
+        "lr": ("loguniform", 1e-5, 1e-2),
+        "weight_decay": ("loguniform", 1e-5, 1e-1),
+        "dropout": ("uniform", 0.0, 0.4),
+        "mask_probability": ("loguniform", 0.01, 0.1),
+        "mask_span": ("choice", ["10", "20", "40"]),
+        "mvp_hidden": ("choice", ["64", "128", "256"]),
+        "warmup_epochs": ("choice", ["10", "30", "60"]),
+    },
+    "finetune": {
+        "lr": ("loguniform", 1e-5, 1e-2),
+        "lr_factor": ("uniform", 0.3, 1.0),
+        "lr_every": ("choice", ["15", "30", "45"]),
+        "weight_decay": ("loguniform", 1e-6, 1e-2),
+        "dropout": ("uniform", 0.0, 0.4),
+        "classifier_dropout": ("uniform", 0.0, 0.7),
+        "classifier_hidden": ("choice", ["64", "256", "128 64", "1024 512"]),
+    },
+    "fuse": {
+        "lr": ("loguniform", 1e-6, 1e-2),
+        "lr_factor": ("uniform", 0.3, 1.0),
+        "lr_every": ("choice", ["10", "20", "40"]),
+        "weight_decay": ("loguniform", 1e-6, 1e-2),
+        "fusion_dropout": ("uniform", 0.0, 0.5),
+        "fusion_hidden": ("choice", ["32", "64", "64 32", "256 64"]),
+    },
+}
+RESULT = ("epochs", "outcome", "best_epoch", "validation_loss", "log")  # columns of trials.csv after the flags
+RETRIES = 3  # of a trial whose worker or node died
+
+
+def parse() -> tuple[argparse.Namespace, list[str]]:
+    """Our flags, and those of the stage."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    count = paper.positive(int)
+    parser.add_argument(
+        "--stage", choices=SPACE, default="finetune", help="what to search (default: %(default)s; paper 4.3, 4.4)"
+    )
+    parser.add_argument("--trials", type=count, default=50, metavar="N", help="how many (default: 50; assumed)")
+    parser.add_argument(
+        "--concurrent",
+        type=count,
+        default=1,
+        metavar="N",
+        help="so many trials at a time; see above (default: 1; assumed)",
+    )
+    parser.add_argument(
+        "--gpus",
+        type=paper.positive(float, zero=True),
+        metavar="X",
+        help="GPUs of a trial, 0.25 for four on one (default: 1 where the cluster has any; assumed)",
+    )
+    parser.add_argument(
+        "--grace-epochs", type=count, default=10, metavar="N", help="ASHA stops no trial before (default: 10; assumed)"
+    )
+    parser.add_argument(
+        "--reduction",
+        type=count,
+        default=4,
+        metavar="N",
+        help="ASHA lets the best one in N go on at N, N * N ... times as many epochs (default: 4; assumed)",
+    )
+    parser.add_argument(
+        "--address",
+        default="local",
+        help="the Ray cluster, auto for the one that runs here (default: start Ray on this machine; assumed)",
+    )
+    parser.add_argument("--fresh", action="store_true", help="start over, removing what an earlier search wrote")
+    parser.add_argument("--print-flags", action="store_true", help="print the stage's flags and the space, and stop")
+    args, given = parser.parse_known_args()
+    if args.reduction == 1:
+        parser.error("argument --reduction: expected 2 or more, found 1")
+    return args, given
+
+
+def resolve(stage: str, given: list[str]) -> tuple[dict, dict]:
+    """The stage's flags as it resolves them itself, and what of SPACE was not given."""
+    command = [sys.executable, str(stages.HERE / f"{stage}.py"), *given, "--print-flags"]
+    answer = subprocess.run(command, capture_output=True, text=True)
+    if answer.returncode:
+        sys.stderr.write(answer.stderr)
+        raise SystemExit(answer.returncode)
+    flags = json.loads(answer.stdout)
+    named = {word.split("=")[0][2:].replace("-", "_") for word in given if word.startswith("--")}
+    if named - set(flags):
+        raise ValueError(f"--{min(named - set(flags))}: expected a flag of {stage}.py in full; see its --help")
+    if flags["validation_only"] or flags.get("test_data"):
+        raise ValueError("--validation-only, --test-data: expected neither; every trial of a search sees no test data")
+    space = {name: drawn for name, drawn in SPACE[stage].items() if name not in named}
+    if not space:
+        raise ValueError(f"all of {', '.join(SPACE[stage])} were given, so there is nothing to search; leave some out")
+    if stage != "pretrain" and "epochs" not in named:
+        space["epochs"] = ("up to", flags["epochs"])
+    return flags, space
+
+
+def words(value) -> str:
+    """A flag's value as the command line has it."""
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def open_search(args: argparse.Namespace, flags: dict, space: dict) -> Path:
+    """The folder of the search; ValueError where another one, or a changed split, is found there."""
+    target = flags["target"] + training.variant(argparse.Namespace(**flags)) if "target" in flags else "pretrain"
+    modality = flags.get("modality") or ("fused-crossfit" if flags["cross_fit"] else "fused")
+    folder = Path(flags["run"]) / "tune" / modality / f"fold{flags['fold']}" / target
+    opened = {**flags, "run": Path(flags["run"]), "data": Path(flags["data"]), "validation_only": folder}
+    run = folds.open_run(argparse.Namespace(**opened))
+    rows = {name: len(part) for name, part in run.split(flags["fold"]).items()}
+    print(f"{folder}: searching {', '.join(space)} on {rows['validation']} validation segments of fold {flags['fold']}")
+    print(f"the signals of its {rows['test']} test segments are not read")
+
+    fixed = {name: value for name, value in flags.items() if name not in training.FREE_FLAGS}
+    search = {"stage": args.stage, "grace_epochs": args.grace_epochs, "reduction": args.reduction, **fixed}
+    search = json.loads(json.dumps({**search, "space": space}))
+    path = folder / "search.json"
+    if args.fresh and path.exists():
+        shutil.rmtree(folder)
+    if path.exists():
+        earlier = json.loads(path.read_text())
+        for name in search:
+            if earlier.get(name) != search[name]:
+                flag = f"--{name.replace('_', '-')}"
+                raise ValueError(
+                    f"{path}: this search was started with {flag} {words(earlier.get(name))}, found "
+                    f"{words(search[name])}; use the same flags, or --fresh"
+                )
+    folder.mkdir(parents=True, exist_ok=True)
+    folds.write_atomically(path, lambda file: file.write((json.dumps(search, indent=1) + "\n").encode()))
+    return folder
+
+
+def trial_folder(folder: Path, config: dict) -> Path:
+    """Where a trial trains: a name that only its hyper-parameters give."""
+    return folder / hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def epochs_of(folder: Path) -> list[dict]:
+    """The lines of the log that a stage writes, one an epoch."""
+    return [json.loads(line) for log in folder.glob("*.jsonl") for line in log.read_text().splitlines()]
+
+
+def train(config: dict, stage: str, given: list[str], search: Path, threads: int, folder: str) -> None:
+    """One trial, inside a Ray worker: run the stage, and tell Tune its validation loss after every epoch."""
+    from ray import tune
+
+    here, reported = Path(folder) / trial_folder(search, config), 0
+    log = here / "log.txt"
+
+    def report() -> int:
+        epochs = epochs_of(here)
+        for line in epochs[reported:]:
+            tune.report(
+                {"epoch": line["epoch"], "validation_loss": line["validation_loss"]}
+            )  # ends here if ASHA stops it
+        return len(epochs)
+
+    reported = report()  # before anything is started: ASHA may have stopped it in an earlier call
+    flags = [word for name, value in config.items() for word in (f"--{name.replace('_', '-')}", *str(value).split())]
+    process = stages.start(f"{stage}.py", [*given, *flags, "--validation-only", str(here)], log, threads, folder)
+    try:
+        while process.poll() is None:
+            time.sleep(0.2)
+            reported = report()
+    finally:
+        process.terminate()
+        process.wait()
+    reported = report()
+    if stages.was_stopped(process.returncode):
+        raise ChildProcessError(stages.last_line(log))
+    if process.returncode:
+        tune.report({"epoch": reported, "validation_loss": float("inf"), "failed": stages.last_line(log)})
+
+
+def row_of(trial, folder: Path, space: dict, epochs: int) -> dict:
+    """The line of trials.csv of a Tune trial that has ended, from the epochs that Tune heard of."""
+    last = trial.last_result or {}
+    here = trial_folder(folder, trial.config)
+    lines = epochs_of(here)[: last.get("epoch", 0)]
+    if last.get("failed") or trial.status == "ERROR":
+        outcome = "failed: " + (last.get("failed") or "its worker or node died too often")
+    else:
+        outcome = "finished" if len(lines) == epochs else "stopped"
+    counted = lines if "epochs" in space else lines[-1:]
+    best = min(counted, key=lambda line: line["validation_loss"], default={})
+    values = {name: trial.config[name] for name in space if name != "epochs"}
+    result = len(lines), outcome, best.get("epoch"), best.get("validation_loss"), f"{here.name}/log.txt"
+    return {**values, **dict(zip(RESULT, result))}
+
+
+def write_table(folder: Path, rows: list[dict]) -> None:
+    text = io.StringIO(newline="")
+    table = csv.DictWriter(text, ["trial", *rows[0]], lineterminator="\n")
+    table.writeheader()
+    table.writerows({"trial": number, **row} for number, row in enumerate(rows))
+    folds.write_atomically(folder / "trials.csv", lambda file: file.write(text.getvalue().encode()))
+
+
+def search(args: argparse.Namespace, given: list[str], flags: dict, space: dict, folder: Path) -> list[dict]:
+    """Run the trials; the rows of trials.csv, which is written after every trial."""
+    os.environ |= {"TUNE_DISABLE_SIGINT_HANDLER": "1", "RAY_AIR_NEW_OUTPUT": "0"}
+    gpus = args.gpus or 0
+    ray, tune, schedulers, basic_variant = stages.start_ray(
+        args.address, flags["threads"], gpus, "ray.tune", "ray.tune.schedulers", "ray.tune.search.basic_variant"
+    )
+    if args.gpus is None and ray.cluster_resources().get("GPU"):
+        gpus = 1
+    rows = []
+
+    class Table(tune.Callback):
+        def on_trial_complete(self, iteration, trials, trial, **info):
+            rows[:] = [
+                row_of(each, folder, space, flags["epochs"]) for each in trials if each is trial or each.is_finished()
+            ]
+            write_table(folder, rows)
+            row = row_of(trial, folder, space, flags["epochs"])
+            drawn = ", ".join(f"{name} {row[name]}" for name in trial.config)
+            loss = f"validation loss {row['validation_loss']:.4f}" if row["epochs"] else "no epoch"
+            print(f"trial {len(rows)} of {args.trials}, {row['outcome']} after epoch {row['epochs']}: {loss}; {drawn}")
+
+        on_trial_error = on_trial_complete
+
+    # A flag of several numbers is drawn as words: Tune takes no list for the first trial.
+    like = {name: flags[name] for name in space if name != "epochs"}
+    first = {
+        name: words(value) if isinstance(value, list) or space[name][0] == "choice" else value
+        for name, value in like.items()
+    }
+    trainable = tune.with_parameters(
+        train, stage=args.stage, given=given, search=folder, threads=flags["threads"], folder=os.getcwd()
+    )
+    ray_folder = folder.absolute() / "ray"  # Tune's own notes, which nobody needs afterwards: the logs say it all
+    shutil.rmtree(ray_folder, ignore_errors=True)
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, {"cpu": flags["threads"], "gpu": gpus}),
+        param_space={name: getattr(tune, space[name][0])(*space[name][1:]) for name in like},
+        tune_config=tune.TuneConfig(
+            metric="validation_loss",
+            mode="min",
+            num_samples=args.trials,
+            reuse_actors=True,
+            search_alg=basic_variant.BasicVariantGenerator(
+                points_to_evaluate=[first], max_concurrent=args.concurrent, random_state=flags["seed"]
+            ),
+            scheduler=schedulers.ASHAScheduler(
+                time_attr="epoch",
+                max_t=max(flags["epochs"], args.grace_epochs),
+                grace_period=args.grace_epochs,
+                reduction_factor=args.reduction,
+            ),
+        ),
+        run_config=tune.RunConfig(
+            name="ray",
+            storage_path=str(folder.absolute()),
+            verbose=0,
+            callbacks=[Table()],
+            failure_config=tune.FailureConfig(max_failures=RETRIES),
+        ),
+    )
+    tuner.fit()
+    ray.shutdown()
+    shutil.rmtree(ray_folder, ignore_errors=True)
+    return rows
+
+
+def main() -> None:
+    args, given = parse()
+    flags, space = resolve(args.stage, given)
+    if args.print_flags:
+        print(json.dumps({**training.plain_flags(args), "flags": flags, "space": space}, indent=1))
+        return
+    folder = open_search(args, flags, space)
+    rows = search(args, given, flags, space, folder)
+
+    counted = [row for row in rows if row["outcome"] == "finished" or ("epochs" in space and row["epochs"])]
+    if not counted:
+        raise ValueError(f"{folder}/trials.csv: no trial came to its end; the first: {rows[0]['outcome']}")
+    best = min(counted, key=lambda row: row["validation_loss"])
+    start = flags["hyperparameters"]
+    known = paper.read_hyperparameters(Path(start), getattr(paper, args.stage.upper())) if start else {}
+    chosen = {name: best[name] for name in space if name != "epochs"}
+    for name, value in chosen.items():
+        like = flags[name]
+        chosen[name] = [type(like[0])(word) for word in value.split()] if isinstance(like, list) else type(like)(value)
+    if "epochs" in space:
+        chosen["epochs"] = best["best_epoch"]
+    found = {
+        "hyperparameters": {**known, **chosen},
+        **{name: flags[name] for name in ("modality", "target", "fold") if name in flags},
+        "stage": args.stage,
+        "trial": rows.index(best),
+        "of_trials": len(rows),
+        "validation_loss": best["validation_loss"],
+        "validation_loss_of_first": rows[0]["validation_loss"],
+    }
+    path = folder / "best.json"
+    folds.write_atomically(path, lambda file: file.write((json.dumps(found, indent=1) + "\n").encode()))
+    print(f"{path}: trial {rows.index(best)} of 0 to {len(rows) - 1}, validation loss {best['validation_loss']:.4f}")
+    print(f"python {args.stage}.py {shlex.join(given)} --hyperparameters {shlex.quote(str(path))}")
+
+
+if __name__ == "__main__":
+    training.run_script(main)
