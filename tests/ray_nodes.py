@@ -38,7 +38,9 @@ def two_nodes():
 
 
 def kill_raylet(node) -> None:
-    os.kill(node.all_processes["raylet"][0].process.pid, signal.SIGKILL)
+    raylet = node.all_processes["raylet"][0].process
+    os.kill(raylet.pid, signal.SIGKILL)
+    raylet.wait()  # until then its workers would take it for alive
 
 
 def start(name, *flags, cwd, output) -> subprocess.Popen:

@@ -15,7 +15,7 @@ import cluster
 
 FLAGS = {"pretrain": PRETRAIN, "finetune": FINETUNE, "fuse": FUSE}
 GRID = ("--run", "runs/grid", *(f"--{stage}-flags={' '.join(flags)}" for stage, flags in FLAGS.items()))
-MANY_EPOCHS = (*GRID, "--pretrain-flags", " ".join(PRETRAIN).replace("--epochs 2", "--epochs 300"))
+MANY_EPOCHS = (*GRID, "--pretrain-flags", " ".join(PRETRAIN).replace("--epochs 2", "--epochs 120"))
 
 
 def shell_loop(folder, folds, inits, n_folds, epochs=2):
@@ -151,11 +151,11 @@ def test_a_node_is_killed_in_mid_training(base, nodes, tmp_path):
     flags = "--folds 1 --targets arousal --inits pretrained --n-folds 3 --address".split()
     running = start("cluster.py", *MANY_EPOCHS, *flags, nodes.address, cwd=folder, output=tmp_path / "output")
     logs = [folder / "runs" / "grid" / modality / "fold1" / "pretrain.log" for modality in ("eeg", "ecg")]
-    while not all(log.exists() and "epoch 3/300" in log.read_text() for log in logs):
+    while not all(log.exists() and "epoch 3/120" in log.read_text() for log in logs):
         assert running.poll() is None, (tmp_path / "output").read_text()
         time.sleep(0.05)
     kill_raylet(next(iter(nodes.worker_nodes)))
-    shell_loop(reference, [1], ["pretrained"], n_folds=3, epochs=300)
+    shell_loop(reference, [1], ["pretrained"], n_folds=3, epochs=120)
     assert running.wait(900) == 0, (tmp_path / "output").read_text()
 
     assert sorted(log.read_text().count("--- on ") for log in logs) == [1, 2]
