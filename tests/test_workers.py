@@ -64,7 +64,14 @@ def test_any_number_of_workers_writes_the_same_bytes(raw, expected, tmp_path, wo
 
 def kill_after(parts, flags, partial, delay=0.0, number=signal.SIGKILL):
     """Start the command, send it a signal once `parts` files are in its folder, and return how it ended."""
-    process = subprocess.Popen(command(*flags), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Tests that run in the background of a shell have been told to ignore Ctrl-C, which a child would inherit.
+    process = subprocess.Popen(
+        command(*flags),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     while process.poll() is None and len(list(partial.glob("parts/*.json"))) < parts:
         time.sleep(0.002)
     time.sleep(delay)
