@@ -3,15 +3,16 @@
     python benchmark.py prepare --raw eegmat
     python benchmark.py cohort --folder /scratch
     python benchmark.py attention --batches 64 256
+    python benchmark.py step --device cpu --batch-size 16
     python benchmark.py scale --folder /scratch/scale --processes 1 2 4 8
 """
 
 import argparse
 import sys
 
-from benchmarking import attention, cohort, preparation, scale
+from benchmarking import attention, cohort, preparation, scale, step
 
-PARTS = {"prepare": preparation, "cohort": cohort, "attention": attention, "scale": scale}
+PARTS = {"prepare": preparation, "cohort": cohort, "attention": attention, "step": step, "scale": scale}
 
 
 def parse_flags(argv) -> argparse.Namespace:

@@ -98,7 +98,7 @@ class TransformerLayer(nn.Module):
             return F.dropout(x, self.dropout)
         tokens, columns = x.shape[1:]
         mask = dropout_mask(seed - (place << 61), 1, tokens if rows is None else rows, columns, self.dropout)[:, 0]
-        return x * mask * (1.0 / keep_probability(self.dropout))
+        return x * mask.to(x.dtype).mul_(1.0 / keep_probability(self.dropout))
 
 
 class FCN(nn.Module):
@@ -185,11 +185,6 @@ class SingleModalityModel(nn.Module):
             x = layer(x, None if seed is None else seed[number], rows if last else None)
         return x
 
-    def encode_cls(self, signals: Tensor, seed: Tensor | None = None) -> Tensor:
-        """(B, C, L) -> (B, D): the token CLS of `encode`, for less work."""
-        cls = torch.zeros(len(signals), 1, dtype=torch.int64, device=signals.device)
-        return self.encode(signals, seed=seed, rows=cls)[:, 0]
-
     def reconstruct(self, signals: Tensor, mask: Tensor, seed: Tensor | None = None) -> Tensor:
         """(B, C, L) signals with the points of mask (B, L) hidden -> (B, C, L) predicted values (path A)."""
         return self.predictor(self.encode(signals, mask, seed)[:, 1:]).transpose(1, 2)
@@ -204,6 +199,11 @@ class SingleModalityModel(nn.Module):
         predicted = self.predictor(self.encode(signals, mask, seed, points + 1)).transpose(1, 2)  # (B, C, M)
         wanted = take(signals.transpose(1, 2), points).transpose(1, 2)
         return masked_mse(predicted, wanted, mask.gather(1, points), count)
+
+    def encode_cls(self, signals: Tensor, seed: Tensor | None = None) -> Tensor:
+        """(B, C, L) -> (B, D): the token CLS alone, the classifier's input."""
+        first = torch.zeros(len(signals), 1, dtype=torch.int64, device=signals.device)
+        return self.encode(signals, seed=seed, rows=first)[:, 0]
 
     def features(self, signals: Tensor, seed: Tensor | None = None) -> Tensor:
         """(B, C, L) -> (B, F): the last hidden layer of the classifier, what late fusion takes (paper 3.4)."""
