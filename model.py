@@ -185,11 +185,6 @@ class SingleModalityModel(nn.Module):
             x = layer(x, None if seed is None else seed[number], rows if last else None)
         return x
 
-    def encode_cls(self, signals: Tensor, seed: Tensor | None = None) -> Tensor:
-        """(B, C, L) -> (B, D): the token CLS of `encode`, for less work."""
-        cls = torch.zeros(len(signals), 1, dtype=torch.int64, device=signals.device)
-        return self.encode(signals, seed=seed, rows=cls)[:, 0]
-
     def reconstruct(self, signals: Tensor, mask: Tensor, seed: Tensor | None = None) -> Tensor:
         """(B, C, L) signals with the points of mask (B, L) hidden -> (B, C, L) predicted values (path A)."""
         return self.predictor(self.encode(signals, mask, seed)[:, 1:]).transpose(1, 2)
