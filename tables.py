@@ -71,6 +71,12 @@ class Evaluated:
     def is_amigos(self) -> bool:
         return self.run.data.manifest["dataset"] == "amigos" and not self.run.data.manifest["simulated"]
 
+    @property
+    def targets(self) -> list[str]:
+        """Those that a model predicts; on AMIGOS all, for they have the paper's numbers beside them."""
+        found = {target for of_target in self.rows.values() for target in of_target}
+        return [target for target in paper.TARGETS if target in found or self.is_amigos]
+
     def ratio(self, row: str, target: str) -> float:
         """Test to training segments of a fold; validation segments teach nothing and are not counted."""
         found = [len(test) / len(train) for (_, of), (_, train, test) in self.parts.items() if of == target]
@@ -237,7 +243,7 @@ def rows_table(evaluated: Evaluated, title: str, names: dict, of_scores, fill, n
 
     fill(row, target, score) -> str, the cell.
     """
-    columns = [(target, score) for target in paper.TARGETS for score in of_scores]
+    columns = [(target, score) for target in evaluated.targets for score in of_scores]
     return {
         "title": f"{title}; {evaluated.run.data.manifest['dataset']}, {evaluated.run.folder}",
         "head": ["", *(f"{target.capitalize()} {HEADS[score]}" for target, score in columns)],
@@ -468,7 +474,7 @@ def null_table(evaluated: Evaluated, rows: list[str]) -> list[dict]:
     direction that chance chose in each fold."""
     lines, shown = [], [row for row in rows if row in MAIN or "-shuffled" in row]
     fill, args = filler(evaluated, "bootstrap"), (evaluated.args.permutations, evaluated.args.seed)
-    fewest = np.inf
+    fewest = np.inf  # folds of a model of shuffled labels
     for row in shown:
         for target, predictions in evaluated.rows[row].items():
             observed = evaluated.summaries[row][target]["auroc"]["mean"]
@@ -491,7 +497,7 @@ def null_table(evaluated: Evaluated, rows: list[str]) -> list[dict]:
     ]
     if not lines:
         return []
-    if 2 ** (1 - fewest) >= scores.SIGNIFICANT:
+    if 2.0 ** (1 - fewest) >= scores.SIGNIFICANT:
         notes.append(f"{fewest} folds are too few: P of shuffled labels cannot be below {2.0 ** (1 - fewest):g}.")
     return [
         {
@@ -545,7 +551,7 @@ def protocol_tables(first: Evaluated, second: Evaluated) -> list[dict]:
         lines = []
         for row in rows:
             cells = []
-            for target in paper.TARGETS:
+            for target in first.targets:
                 cells += [filler(each)(row, target, score) for each in (first, second)]
                 found = first.compare_runs(second, row, target, score)
                 limits = found["bootstrap"] if found else [np.nan, np.nan]
@@ -553,7 +559,7 @@ def protocol_tables(first: Evaluated, second: Evaluated) -> list[dict]:
                 cells[-1] += " n.s." if limits[0] <= 0 <= limits[1] else ""
             lines.append([name_of(row), *cells])
         columns = [
-            f"{target[:2].capitalize()}. {part}" for target in paper.TARGETS for part in ("1st", "2nd", "1st - 2nd")
+            f"{target[:2].capitalize()}. {part}" for target in first.targets for part in ("1st", "2nd", "1st - 2nd")
         ]
         tables.append(
             {

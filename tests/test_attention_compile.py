@@ -56,7 +56,6 @@ def compiled(monkeypatch, tmp_path):
                 return compile_only
 
         monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-        shared = TARGETS[capability][0] * 1024
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
         for name in SPILLS:
             kernel = getattr(attention_launch.kernels, name)

@@ -177,7 +177,7 @@ def test_fusion_rules_over_the_folds_of_both_models(planted, evaluated):
 def test_markdown_fits_a_terminal_and_marks_missing_folds(planted):
     text = evaluate(planted, "--details")
     assert max(map(len, text.splitlines())) <= 120
-    assert line(text, "Table 1", "Yes")[2:] == ["-", "-"]
+    assert len(line(text, "Table 1", "Yes")) == 2  # nothing was predicted for valence
     assert re.fullmatch(r"0\.\d{3} ± 0\.\d{3}", line(text, "Table 1", "Yes")[0])
     assert re.fullmatch(r"0\.\d{3} \(1/3\)", line(text, "Table 2: all models", "ECG")[0])
     assert "ECG, arousal: 1 of 3 folds; missing 0 2" in text
