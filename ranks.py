@@ -48,7 +48,8 @@ def add(tensor: torch.Tensor, operation=dist.ReduceOp.SUM) -> torch.Tensor:
         try:
             dist.all_reduce(tensor, operation)
         except RuntimeError as error:
-            raise ConnectionError(GONE.format(f" ({str(error).splitlines()[0]})"))
+            reason = str(error).split("] ", 1)[-1].split(". ")[0]  # "[file of gloo:line] Connection closed. Advice ..."
+            raise ConnectionError(GONE.format(f" ({reason})"))
     return tensor
 
 

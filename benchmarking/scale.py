@@ -47,7 +47,9 @@ def write_set(folder, segments, channels, points):
 def train(flags, size, processes, epochs) -> tuple[float, int]:
     """(seconds a step, peak resident bytes of the largest process) of pre-training afresh on `size` times the data."""
     out = flags.folder / f"run-{size}"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "--"]
+    command = [sys.executable]
+    if processes > 1:
+        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "--"]
     command += ["pretrain.py", "--modality", "eeg", "--fold", "0", "--data", flags.folder / f"{size}x", "--run", out]
     command += ["--epochs", epochs, "--warmup-epochs", 0, "--batch-size", flags.batch_size, "--device", flags.device]
     command += ["--threads", flags.threads, "--fresh", *flags.flags.split()]
@@ -62,7 +64,8 @@ def train(flags, size, processes, epochs) -> tuple[float, int]:
         raise ValueError(f"pretrain.py failed: {log.read_text()[-2000:]}")
     lines = map(json.loads, (out / "eeg" / "fold0" / "pretrain.jsonl").read_text().splitlines())
     seconds = [flags.batch_size / line["samples_per_s"] for line in lines]
-    peaks.pop(launcher.pid)
+    if processes > 1:
+        peaks.pop(launcher.pid)
     return statistics.mean(seconds), max(peaks.values())
 
 
