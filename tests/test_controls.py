@@ -325,9 +325,9 @@ def test_cross_fitting_shows_the_fusion_no_segment_by_a_model_trained_on_it(work
     read, models = [], []  # rows that the script reads, and the number of the read at which a base model was loaded
     batch, load = training.SignalRows.batch, training.load_classifier
 
-    def spy_batch(signals, places, *others):
+    def spy_batch(signals, places, *where):
         read.append(signals.row[places])
-        return batch(signals, places, *others)
+        return batch(signals, places, *where)
 
     def spy_load(path, *others):
         models.append((path.name, len(read)))
