@@ -134,6 +134,8 @@ def test_a_cell_that_fails_for_good_fails_alone(base, nodes, tmp_path):
         "cluster.py: eeg/fold1/arousal left out, needs eeg/fold1/pretrain",
         "cluster.py: fused/fold1/arousal left out, needs eeg/fold1/arousal",
     ]
+    logs = {path.name for path in (folder / "runs").rglob("*.log") if "ecg" not in str(path)}
+    assert logs == {"pretrain.log"}  # the others were not started
     assert "2 of 5 cells are done" in finished.stdout and planted.read_text() == "not a checkpoint"
 
     planted.unlink()
