@@ -5,7 +5,6 @@ import shutil
 import sys
 import time
 
-import numpy as np
 import pytest
 import torch
 from prepared import FINETUNE, FUSE, PRETRAIN, call, done, write_set
@@ -15,26 +14,21 @@ import cluster
 
 FLAGS = {"pretrain": PRETRAIN, "finetune": FINETUNE, "fuse": FUSE}
 GRID = ("--run", "runs/grid", *(f"--{stage}-flags={' '.join(flags)}" for stage, flags in FLAGS.items()))
-MANY_EPOCHS = (*GRID, "--pretrain-flags", " ".join(PRETRAIN).replace("--epochs 2", "--epochs 120"))
+FEW = "--targets arousal --inits pretrained --n-folds 3".split()
+MANY_EPOCHS = (*GRID, "--pretrain-flags", " ".join(PRETRAIN).replace("--epochs 2", "--epochs 80"))
 
 
-def shell_loop(folder, folds, inits, n_folds, epochs=2):
-    """What reproduce.sh calls for arousal, one after the other."""
+def shell_loop(folder, chosen, epochs=2):
+    """What reproduce.sh calls for arousal, pre-trained, one after the other."""
     common = "--run", "runs/grid", "--threads", 1
-    for fold in folds:
+    for fold in chosen:
         for modality in ("eeg", "ecg"):
-            flags = "--modality", modality, "--fold", fold, "--n-folds", n_folds, *PRETRAIN, "--epochs", epochs
+            flags = "--modality", modality, "--fold", fold, "--n-folds", 3, *PRETRAIN, "--epochs", epochs
             done("pretrain.py", *flags, *common, cwd=folder)
-        for init in inits:
-            target = "--target", "arousal", "--fold", fold, "--init", init, *common
-            for modality in ("eeg", "ecg"):
-                done("finetune.py", "--modality", modality, *target, *FINETUNE, *network(init), cwd=folder)
-            done("fuse.py", *target, *FUSE, cwd=folder)
-
-
-def network(init):
-    """Without pre-training there is no checkpoint to take the small network from."""
-    return PRETRAIN[: PRETRAIN.index("--mvp-hidden")] if init == "random" else ()
+        target = "--target", "arousal", "--fold", fold, *common
+        for modality in ("eeg", "ecg"):
+            done("finetune.py", "--modality", modality, *target, *FINETUNE, cwd=folder)
+        done("fuse.py", *target, *FUSE, cwd=folder)
 
 
 def assert_same(folder, reference, count):
@@ -103,16 +97,22 @@ def test_folds_that_are_none_are_named(base, folds):
     assert "--folds" in finished.stderr.splitlines()[-1] and folds in finished.stderr.splitlines()[-1]
 
 
+@pytest.fixture(scope="module")
+def grid(base, nodes, tmp_path_factory):
+    """The grid of three folds on two nodes, to be copied, and what it printed."""
+    folder = shutil.copytree(base, tmp_path_factory.mktemp("grid") / "grid")
+    return folder, finish("cluster.py", *GRID, *FEW, "--address", nodes.address, cwd=folder)
+
+
 @needs_ray
 @pytest.mark.slow
-def test_grid_on_two_nodes_is_the_shell_loop(base, nodes, tmp_path):
-    folder, reference = (shutil.copytree(base, tmp_path / name) for name in ("grid", "reference"))
-    shell_loop(reference, range(3), ["pretrained"], n_folds=3)
-    flags = "--targets", "arousal", "--inits", "pretrained", "--n-folds", 3, "--address", nodes.address
-    finished = finish("cluster.py", *GRID, *flags, cwd=folder)
+def test_grid_on_two_nodes_is_the_shell_loop(base, grid, tmp_path):
+    folder, finished = grid
+    reference = shutil.copytree(base, tmp_path / "reference")
+    shell_loop(reference, range(3))
     assert finished.returncode == 0, finished.stderr
     assert "15 of 15 cells are done" in finished.stdout and "15 cells on 2 nodes" in finished.stdout
-    assert "| Fused | " in finished.stdout  # the evaluation
+    assert "Fused" in finished.stdout  # the evaluation
     assert_same(folder, reference, count=9)
     running = re.findall(r"^(\S+): running on ", finished.stdout, re.MULTILINE)
     assert len(running) == len(set(running)) == 15
@@ -120,42 +120,42 @@ def test_grid_on_two_nodes_is_the_shell_loop(base, nodes, tmp_path):
 
 @needs_ray
 @pytest.mark.slow
-def test_a_cell_that_fails_for_good_fails_alone(base, nodes, tmp_path):
-    folder = shutil.copytree(base, tmp_path / "failing")
-    planted = folder / "runs" / "grid" / "eeg" / "fold1" / "pretrain.pt"
-    planted.parent.mkdir(parents=True)
+def test_a_cell_that_fails_for_good_fails_alone(grid, nodes, tmp_path):
+    folder = shutil.copytree(grid[0], tmp_path / "failing")
+    run = folder / "runs" / "grid"
+    for path in [*run.glob("eeg/fold1/*"), *run.glob("fused/fold1/*"), *run.glob("ecg/fold1/arousal*")]:
+        path.unlink()
+    planted = run / "eeg" / "fold1" / "pretrain.pt"
     planted.write_text("not a checkpoint")
-    flags = "--folds 1 --targets arousal --inits pretrained --n-folds 3 --address".split()
-    finished = finish("cluster.py", *GRID, *flags, nodes.address, cwd=folder)
+    finished = finish("cluster.py", *GRID, *FEW, "--folds", 1, "--address", nodes.address, cwd=folder)
     assert finished.returncode == 1
-    assert finished.stderr.splitlines() == [
-        "cluster.py: eeg/fold1/pretrain failed, pretrain.py: runs/grid/eeg/fold1/pretrain.pt: not a checkpoint that "
-        "can be loaded (" + finished.stderr.splitlines()[0].partition("loaded (")[2],
+    lines = finished.stderr.splitlines()
+    assert lines[0].startswith(
+        f"cluster.py: eeg/fold1/pretrain failed, pretrain.py: {planted.relative_to(folder)}: not a"
+    )
+    assert lines[1:] == [
         "cluster.py: eeg/fold1/arousal left out, needs eeg/fold1/pretrain",
         "cluster.py: fused/fold1/arousal left out, needs eeg/fold1/arousal",
     ]
     assert "2 of 5 cells are done" in finished.stdout and planted.read_text() == "not a checkpoint"
-
-    planted.unlink()
-    before = np.load(folder / "runs" / "grid" / "ecg" / "fold1" / "arousal.npy").tobytes()
-    finished = finish("cluster.py", *GRID, *flags, nodes.address, cwd=folder)
-    assert finished.returncode == 0, finished.stderr
-    assert finished.stdout.count("already done, nothing to do") == 2 and "5 of 5 cells are done" in finished.stdout
-    assert np.load(folder / "runs" / "grid" / "ecg" / "fold1" / "arousal.npy").tobytes() == before
+    assert "ecg/fold1/pretrain.pt: already done, nothing to do" in finished.stdout
+    again = [each / "runs" / "grid" / "ecg" / "fold1" / "arousal.npy" for each in (folder, grid[0])]
+    assert again[0].read_bytes() == again[1].read_bytes()
+    assert list(run.glob("*/fold1/arousal.log")) == [run / "ecg" / "fold1" / "arousal.log"]  # nor started
 
 
 @needs_ray
 @pytest.mark.slow
 def test_a_node_is_killed_in_mid_training(base, nodes, tmp_path):
     folder, reference = (shutil.copytree(base, tmp_path / name) for name in ("killed", "reference"))
-    flags = "--folds 1 --targets arousal --inits pretrained --n-folds 3 --address".split()
-    running = start("cluster.py", *MANY_EPOCHS, *flags, nodes.address, cwd=folder, output=tmp_path / "output")
+    flags = *MANY_EPOCHS, *FEW, "--folds", 1, "--address", nodes.address
+    running = start("cluster.py", *flags, cwd=folder, output=tmp_path / "output")
     logs = [folder / "runs" / "grid" / modality / "fold1" / "pretrain.log" for modality in ("eeg", "ecg")]
-    while not all(log.exists() and "epoch 3/120" in log.read_text() for log in logs):
+    while not all(log.exists() and "epoch 3/80" in log.read_text() for log in logs):
         assert running.poll() is None, (tmp_path / "output").read_text()
         time.sleep(0.05)
     kill_raylet(next(iter(nodes.worker_nodes)))
-    shell_loop(reference, [1], ["pretrained"], n_folds=3, epochs=120)
+    shell_loop(reference, [1], epochs=80)
     assert running.wait(900) == 0, (tmp_path / "output").read_text()
 
     assert sorted(log.read_text().count("--- on ") for log in logs) == [1, 2]

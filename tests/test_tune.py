@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 from prepared import FINETUNE, FUSE, PRETRAIN, call, done
-from ray_nodes import finish, needs_ray, start
+from ray_nodes import needs_ray, start, two_nodes
 
 import folds
 import training
@@ -22,9 +22,9 @@ START = {"epochs": 6, "classifier_hidden": [6]}  # what is searched, so that no 
 SEARCH = ("--grace-epochs", 2, "--reduction", 2, *STAGE)
 FOUND = "runs/paper/tune/eeg/fold1/arousal"
 STAGES = {
-    "pretrain.py": ("--modality", "eeg", "--fold", 1, *PRETRAIN),
-    "finetune.py": (*ARGS, *FINETUNE),
-    "fuse.py": ("--target", "arousal", "--fold", 1, *FUSE),
+    "pretrain.py": ("--modality", "eeg", "--fold", 1, *PRETRAIN, "--threads", 1),
+    "finetune.py": (*ARGS, *FINETUNE, "--threads", 1),
+    "fuse.py": ("--target", "arousal", "--fold", 1, *FUSE, "--threads", 1),
 }
 
 
@@ -162,29 +162,71 @@ def test_flags_that_no_search_takes_are_named(search, flags, says):
 # ---- the search -----------------------------------------------------------------------------------------------------
 
 
-def tune(folder, *flags):
-    finished = finish("tune.py", *flags, cwd=folder)
-    assert finished.returncode == 0, finished.stderr
-    return finished.stdout
-
-
 def rows_of(folder):
     return list(csv.DictReader((folder / FOUND / "trials.csv").read_text().splitlines()))
 
 
-@pytest.fixture(scope="module")
-def searched(finished, tmp_path_factory):
-    """A search of eight trials, left alone; to be copied, never changed."""
-    folder = shutil.copytree(finished, tmp_path_factory.mktemp("searched") / "work")
+def started(finished, folder, *flags, change=lambda folder: None):
+    """(folder, process) of a search that is running in a copy of the finished run, and prints into `printed`."""
+    shutil.copytree(finished, folder)
     (folder / "start.json").write_text(json.dumps({"hyperparameters": START}))
-    (folder / "printed").write_text(tune(folder, "--trials", 8, *SEARCH))
-    return folder
+    change(folder)
+    return folder, start("tune.py", *flags, cwd=folder, output=folder / "printed")
+
+
+def ended(folder, process, code=0):
+    """The lines that a search printed."""
+    assert process.wait(900) == code, (folder / "printed").read_text()
+    return (folder / "printed").read_text().splitlines()
+
+
+@pytest.fixture(scope="module")
+def alone_and_killed(finished, tmp_path_factory):
+    """Two searches of eight trials, at the same time: one left alone, one killed in its fourth trial and restarted."""
+    folder = tmp_path_factory.mktemp("searches")
+    alone = started(finished, folder / "alone", "--trials", 8, *SEARCH)
+    killed, process = started(finished, folder / "killed", "--trials", 8, *SEARCH)
+    while not (killed / FOUND / "trials.csv").exists() or len(rows_of(killed)) < 3:
+        assert process.poll() is None, (killed / "printed").read_text()
+        time.sleep(0.05)
+    time.sleep(1)  # into the fourth
+    process.send_signal(signal.SIGKILL)
+    ended(killed, process, code=-signal.SIGKILL)
+    assert len(rows_of(killed)) < 8
+    ended(killed, start("tune.py", "--trials", 8, *SEARCH, cwd=killed, output=killed / "printed"))
+    ended(*alone)
+    return alone[0], killed
+
+
+@pytest.fixture(scope="module")
+def others(finished, tmp_path_factory):
+    """Further searches, all at once on two nodes: name -> (folder, process that has ended)."""
+    folder = tmp_path_factory.mktemp("others")
+
+    def spoil(folder):
+        signals = np.load(folder / "data" / "amigos" / "eeg.npy", mmap_mode="r+")
+        signals[np.load(folder / "runs" / "paper" / "folds.npy") != 1] = np.nan
+        signals.flush()
+
+    with two_nodes() as nodes:
+        flags = "--address", nodes.address, "--trials"
+        running = {
+            stage: started(
+                finished, folder / stage, *flags, 1, "--stage", stage, "--grace-epochs", 1, *STAGES[f"{stage}.py"]
+            )
+            for stage in ("pretrain", "fuse")
+        }
+        running["hidden"] = started(finished, folder / "hidden", *flags, 2, *SEARCH, change=hide)
+        running["spoilt"] = started(finished, folder / "spoilt", *flags, 1, *SEARCH, change=spoil)
+        for _, process in running.values():
+            process.wait(900)
+    return running
 
 
 @needs_ray
 @pytest.mark.slow
-def test_search_finds_better_than_it_started_with(searched, tmp_path):
-    folder = shutil.copytree(searched, tmp_path / "work")
+def test_search_finds_better_than_it_started_with(alone_and_killed, tmp_path):
+    folder = shutil.copytree(alone_and_killed[0], tmp_path / "work")
     rows, best = rows_of(folder), json.loads((folder / FOUND / "best.json").read_text())
     found = [float(row["validation_loss"]) for row in rows]
     assert len(rows) == 8 and rows[0]["lr"] == "0.0001" and rows[0]["classifier_hidden"] == "6"
@@ -210,60 +252,42 @@ def test_search_finds_better_than_it_started_with(searched, tmp_path):
 
 @needs_ray
 @pytest.mark.slow
-def test_killed_half_way_it_ends_in_the_same_table(finished, searched, tmp_path):
-    folder = shutil.copytree(finished, tmp_path / "work")
-    (folder / "start.json").write_text(json.dumps({"hyperparameters": START}))
-    running = start("tune.py", "--trials", 8, *SEARCH, cwd=folder, output=tmp_path / "output")
-    while not (folder / FOUND / "trials.csv").exists() or len(rows_of(folder)) < 3:
-        assert running.poll() is None, (tmp_path / "output").read_text()
-        time.sleep(0.05)
-    time.sleep(1)  # into the fourth
-    running.send_signal(signal.SIGKILL)
-    assert running.wait() == -signal.SIGKILL and len(rows_of(folder)) < 8
-    tune(folder, "--trials", 8, *SEARCH)
+def test_killed_half_way_it_ends_in_the_same_table(alone_and_killed):
+    alone, killed = alone_and_killed
     for name in ("trials.csv", "best.json"):
-        assert (folder / FOUND / name).read_bytes() == (searched / FOUND / name).read_bytes()
+        assert (killed / FOUND / name).read_bytes() == (alone / FOUND / name).read_bytes()
 
 
 @needs_ray
 @pytest.mark.slow
-def test_search_does_not_notice_what_the_test_segments_hold(finished, searched, tmp_path):
-    folder = shutil.copytree(finished, tmp_path / "work")
-    (folder / "start.json").write_text(json.dumps({"hyperparameters": START}))
-    hide(folder)
-    tune(folder, "--trials", 3, *SEARCH)
-    assert rows_of(folder) == rows_of(searched)[:3]
-    other = call("tune.py", "--trials", 3, *SEARCH, "--classifier-dropout", 0.1, cwd=folder)
-    assert (
-        other.returncode == 2 and "search.json: this search was started with --classifier-dropout 0.6" in other.stderr
+def test_search_does_not_notice_what_the_test_segments_hold(alone_and_killed, others, tmp_path):
+    ended(*others["hidden"])
+    folder = shutil.copytree(others["hidden"][0], tmp_path / "work")
+    assert rows_of(folder) == rows_of(alone_and_killed[0])[:2]
+    finished = call("tune.py", "--trials", 2, *SEARCH, "--classifier-dropout", 0.1, cwd=folder)
+    says = (
+        "search.json: this search was started with --classifier-dropout 0.6, found 0.1; use the same flags, or --fresh"
     )
+    assert finished.returncode == 2 and says in finished.stderr
 
 
 @needs_ray
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["pretrain", "fuse"])
-def test_the_other_stages(search, stage):
-    flags = "--stage", stage, "--trials", 1, "--grace-epochs", 1, *STAGES[f"{stage}.py"], "--threads", 1
-    printed = tune(search, *flags)
-    command = printed.splitlines()[-1].split()
-    best = json.loads((search / command[-1]).read_text())
+@pytest.mark.parametrize("stage, name", [("pretrain", "eeg/fold1/pretrain"), ("fuse", "fused/fold1/arousal")])
+def test_the_other_stages(others, tmp_path, stage, name):
+    command = ended(*others[stage])[-1].split()
+    folder = shutil.copytree(others[stage][0], tmp_path / "work")
+    best = json.loads((folder / command[-1]).read_text())
     assert best["stage"] == stage and best["of_trials"] == 1
-    done(*command[1:], "--fresh", cwd=search)
-    name = "eeg/fold1/pretrain" if stage == "pretrain" else "fused/fold1/arousal"
-    assert losses(search / "runs" / "paper" / f"{name}.jsonl")[-1][2] == best["validation_loss"]
+    done(*command[1:], "--fresh", cwd=folder)
+    assert losses(folder / "runs" / "paper" / f"{name}.jsonl")[-1][2] == best["validation_loss"]
 
 
 @needs_ray
 @pytest.mark.slow
-def test_a_search_in_which_every_trial_fails(search):
-    path = search / "data" / "amigos" / "eeg.npy"
-    signals = np.load(path, mmap_mode="r+")
-    signals[np.load(search / "runs" / "paper" / "folds.npy") != 1] = np.nan
-    signals.flush()
-    finished = finish("tune.py", "--trials", 1, *SEARCH, cwd=search)
-    assert finished.returncode == 2
-    assert "no trial came to its end; the first: failed: finetune.py: " in finished.stderr.splitlines()[-1]
-    assert "holds NaN or inf" in finished.stderr.splitlines()[-1]
+def test_a_search_in_which_every_trial_fails(others):
+    line = ended(*others["spoilt"], code=2)[-1]
+    assert "no trial came to its end; the first: failed: finetune.py: " in line and "holds NaN or inf" in line
 
 
 def test_space_holds_what_the_stages_take():
