@@ -39,10 +39,13 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
+import checkpoints
 import features
 import folds
 import paper
 import training
+import variants
+from batches import SignalRows
 from segments import sha256_of_file
 
 MODALITIES = {"classical": ("eeg", "ecg", "both"), "amigos": ("eeg", "ecg", "gsr", "fused")}
@@ -71,7 +74,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--raw", type=Path, help="folder with the files of AMIGOS, for --model amigos")
     folds.add_flags(parser)
     group = parser.add_argument_group("labels of training, named in the files: arousal-shuffled.npy")
-    training.add_label_flags(group)
+    variants.add_label_flags(group)
     group = parser.add_argument_group("hyper-parameters")
     group.add_argument(
         "--regularisation",
@@ -125,7 +128,7 @@ def parse() -> argparse.Namespace:
 
 
 def predictions_path(args: argparse.Namespace, modality: str, fold: int, target: str) -> Path:
-    return args.run / f"{args.model}-{modality}" / f"fold{fold}" / f"{target}{training.variant(args)}.npy"
+    return args.run / f"{args.model}-{modality}" / f"fold{fold}" / f"{target}{variants.suffix(args)}.npy"
 
 
 def identity_of(args: argparse.Namespace, run: folds.Run, modality: str, fold: int, target: str) -> dict:
@@ -181,7 +184,7 @@ def write(path: Path, rows: np.ndarray, labels: np.ndarray, logits: np.ndarray, 
     """Write predictions and, last, the record beside them; returns the record."""
     path.parent.mkdir(parents=True, exist_ok=True)
     training.write_predictions(path, rows, labels, torch.from_numpy(logits))
-    versions = {**training.versions(), "scipy": scipy.__version__, "scikit-learn": sklearn.__version__}
+    versions = {**checkpoints.versions(), "scipy": scipy.__version__, "scikit-learn": sklearn.__version__}
     record = {**record, "predictions_sha256": sha256_of_file(path), "versions": versions}
     text = json.dumps(record, indent=1) + "\n"
     folds.write_atomically(path.with_suffix(".json"), lambda file: file.write(text.encode()))
@@ -225,7 +228,7 @@ def negative_log_loss(model: Pipeline, x: np.ndarray, y: np.ndarray) -> float:
 
 def segment_features(run: folds.Run, modality: str, rows: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """(len(rows), F) features of `eeg` or `ecg` segments, and their names."""
-    signals = training.SignalRows([(run.data, rows)], modality)
+    signals = SignalRows([(run.data, rows)], modality)
     rate, channels = run.data.manifest["rate"], run.data.manifest["channels"][modality]
     batches, names = [], []
     places = np.array_split(np.arange(len(rows)), -(-len(rows) // BATCH))

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+import checkpoints
 import folds
 import paper
 import scores
@@ -143,7 +144,7 @@ def check_checkpoint(path: Path, run: folds.Run, fold: int, target: str) -> None
     except Exception as error:  # whatever damaged bytes lead to
         raise ValueError(f"{path}: not a checkpoint that can be loaded ({type(error).__name__}); remove it")
     expected = {**run.identity, "fold": fold, "target": target, "threshold": run.settings["threshold"]}
-    training.check_identity(path, found, {key: value for key, value in expected.items() if key in found})
+    checkpoints.check_identity(path, found, {key: value for key, value in expected.items() if key in found})
 
 
 def read_elsewhere(path: Path, fold: int, target: str) -> np.ndarray:

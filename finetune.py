@@ -15,10 +15,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+import checkpoints
 import folds
 import paper
 import ranks
 import training
+import variants
+from batches import SignalRows
 from model import SingleModalityModel, parameter_count
 from segments import sha256_of_file
 
@@ -28,7 +31,7 @@ def parse() -> tuple[argparse.Namespace, dict | None]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--modality", choices=paper.MODALITIES, required=True, help="signals to use (paper 3)")
     parser.add_argument("--target", choices=paper.TARGETS, required=True, help="what to recognise (paper 3.2.2)")
-    training.add_variant_flags(parser)
+    variants.add_flags(parser)
     parser.add_argument(
         "--leave-out",
         type=part_of,
@@ -36,7 +39,7 @@ def parse() -> tuple[argparse.Namespace, dict | None]:
         help="train without part J, counted from 0, of K equal parts of the training segments, cut by the unit of "
         "--split; writes arousal-out0of5.pt. `fuse.py --cross-fit K` takes all K of both modalities (assumed)",
     )
-    training.add_test_flag(parser)
+    variants.add_test_flag(parser)
     folds.add_flags(parser)
     training.add_flags(parser)
     paper.add_flags(parser, paper.FINETUNE)
@@ -44,7 +47,7 @@ def parse() -> tuple[argparse.Namespace, dict | None]:
     folds.resolve_flags(args)
     path, state = folder(args) / "pretrain.pt", None
     if args.init == "pretrained" and not (args.print_flags and not path.exists()):
-        state = training.load_checkpoint(path, "run pretrain.py with the same flags first, or use --init random")
+        state = checkpoints.load(path, "run pretrain.py with the same flags first, or use --init random")
         for name in paper.NETWORK_SHAPE:
             wanted, found = getattr(args, name), state["flags"].get(name)
             if wanted is not None and wanted != found:
@@ -78,30 +81,30 @@ def main() -> None:
     identity = {**run.identity, "fold": args.fold, "modality": args.modality}
     path = folder(args) / "pretrain.pt"
     if pretrained:
-        training.check_identity(path, pretrained["identity"], {**identity, "target": None})
+        checkpoints.check_identity(path, pretrained["identity"], {**identity, "target": None})
         if pretrained["epoch"] < pretrained["flags"]["epochs"]:
             raise ValueError(
                 f"{path}: pre-training stopped after {pretrained['epoch']} of {pretrained['flags']['epochs']} epochs; "
                 "call pretrain.py again to finish it"
             )
     identity |= {"target": args.target, "threshold": args.threshold, "leave_out": args.leave_out}
-    identity |= {flag: getattr(args, flag) for flag in training.VARIANT}
+    identity |= {flag: getattr(args, flag) for flag in variants.FLAGS}
     identity["init_sha256"] = sha256_of_file(path) if pretrained else None
-    path = (args.validation_only or folder(args)) / f"{args.target}{training.variant(args)}.pt"
+    path = (args.validation_only or folder(args)) / f"{args.target}{variants.suffix(args)}.pt"
 
     extra = pretrained["identity"]["extra_sha256"] if pretrained else []
-    origin = {**training.origin(run.data, [args.modality]), "extra_sha256": extra}
+    origin = {**checkpoints.origin(run.data, [args.modality]), "extra_sha256": extra}
     others = folds.open_test_sets(run, args.test_data, args.target, extra)
     for data, *_ in others:
-        training.check_data(run.data.folder, origin, data)
+        checkpoints.check_data(run.data.folder, origin, data)
     predictions = None if args.validation_only else path.with_suffix(".npy")
     if not training.is_done(path, predictions, identity, args):
         train_model(run, rows, labels, pretrained, path, identity, origin, args)
 
     def logits(data, rows):
-        signals = training.SignalRows([(data, rows)], args.modality)
-        state = training.load_checkpoint(path, "")
-        model = training.load_classifier(path, state, signals.channels, signals.points).to(*training.place(args))
+        signals = SignalRows([(data, rows)], args.modality)
+        state = checkpoints.load(path, "")
+        model = checkpoints.load_classifier(path, state, signals.channels, signals.points).to(*training.place(args))
         return training.predict(model.classify, model, signals, np.arange(len(rows)), args)
 
     if ranks.rank() == 0:
@@ -111,7 +114,7 @@ def main() -> None:
 def train_model(run, rows, labels, pretrained: dict | None, path: Path, identity: dict, origin: dict, args) -> None:
     """Train, write the checkpoint `path`, and beside it the predictions on the test rows."""
     seen = np.concatenate([rows["train"], rows["validation"]])
-    signals = training.SignalRows([(run.data, seen)], args.modality)
+    signals = SignalRows([(run.data, seen)], args.modality)
     train, validation = np.split(np.arange(len(signals)), [len(rows["train"])])
     truth = torch.from_numpy(labels[signals.row]).to(*training.place(args))
 
@@ -124,7 +127,7 @@ def train_model(run, rows, labels, pretrained: dict | None, path: Path, identity
         points=signals.points,
     )
     if pretrained:
-        training.load_weights(model, folder(args) / "pretrain.pt", pretrained["model"], without="classifier.")
+        checkpoints.load_weights(model, folder(args) / "pretrain.pt", pretrained["model"], without="classifier.")
     model.to(*training.place(args))
     trained = model.classifier if args.freeze else model
     print(f"{parameter_count(trained):,} parameters, on {args.device} in {args.precision}")
@@ -147,7 +150,7 @@ def train_model(run, rows, labels, pretrained: dict | None, path: Path, identity
     training.fit(model, loss, train, validation, training.step_decay(args), path, args, identity, origin)
     if args.validation_only or ranks.rank() > 0:
         return
-    test = training.SignalRows([(run.data, rows["test"])], args.modality)
+    test = SignalRows([(run.data, rows["test"])], args.modality)
     logits = training.predict(model.classify, model, test, np.arange(len(test)), args)
     training.write_predictions(path.with_suffix(".npy"), rows["test"], labels, logits)
 

@@ -21,9 +21,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+import checkpoints
 import folds
 import paper
 import training
+import variants
+from batches import SignalRows
 from model import FusionModel, parameter_count
 from segments import Segments, sha256_of_file
 
@@ -31,7 +34,7 @@ from segments import Segments, sha256_of_file
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", choices=paper.TARGETS, required=True, help="what to recognise (paper 3.4)")
-    training.add_variant_flags(parser)
+    variants.add_flags(parser)
     parser.add_argument(
         "--cross-fit",
         type=paper.positive(int),
@@ -40,7 +43,7 @@ def parse() -> argparse.Namespace:
         "`finetune.py --leave-out J/K` for J from 0 to K - 1, as the features of test segments are; see above "
         "(default: from the models that were, paper 3.4, 4.4)",
     )
-    training.add_test_flag(parser)
+    variants.add_test_flag(parser)
     folds.add_flags(parser)
     training.add_flags(parser)
     paper.add_flags(parser, paper.FUSE)
@@ -57,9 +60,9 @@ def main() -> None:
     args = parse()
     run = folds.open_run(args)
     rows, labels = run.labelled(args.fold, args.target, args.shuffle_labels, args.label_fraction)
-    name, parts = args.target + training.variant(args), args.cross_fit
+    name, parts = args.target + variants.suffix(args), args.cross_fit
     identity = {**run.identity, "fold": args.fold, "target": args.target, "threshold": args.threshold}
-    identity |= {flag: getattr(args, flag) for flag in training.VARIANT}
+    identity |= {flag: getattr(args, flag) for flag in variants.FLAGS}
     if parts:
         part = run.training_parts(args.fold, rows["train"], parts)
         pairs = [load_bases(args, name, identity, [number, parts]) for number in range(parts)]
@@ -71,11 +74,11 @@ def main() -> None:
     own = args.run / ("fused-crossfit" if parts else "fused") / f"fold{args.fold}"
     path = (args.validation_only or own) / f"{name}.pt"
 
-    origin = training.origin(run.data, paper.MODALITIES)
+    origin = checkpoints.origin(run.data, paper.MODALITIES)
     extra = sorted({sha256 for _, _, state in pairs[0] for sha256 in state.get("extra_sha256", [])})
     others = folds.open_test_sets(run, args.test_data, args.target, extra)
     for data, *_ in others:
-        training.check_data(run.data.folder, origin, data)
+        checkpoints.check_data(run.data.folder, origin, data)
     predictions = None if args.validation_only else path.with_suffix(".npy")
     if not training.is_done(path, predictions, identity, args):
         train_model(run, rows, part, labels, pairs, path, identity, origin, args)
@@ -83,7 +86,7 @@ def main() -> None:
     def logits(data, rows):
         features = [base_features(pair, data, rows, args) for pair in pairs]
         model = FusionModel(features[0].shape[1], args.fusion_hidden, args.fusion_dropout)
-        training.load_weights(model, path, training.load_checkpoint(path, "")["model"])
+        checkpoints.load_weights(model, path, checkpoints.load(path, "")["model"])
         return fused_logits(model.to(*training.place(args)), features, args)
 
     training.predict_elsewhere(path, others, logits, args)
@@ -94,13 +97,13 @@ def load_bases(args: argparse.Namespace, name: str, identity: dict, leave_out: l
     without part J of K where `leave_out` is [J, K]."""
     flags = "the same flags"
     if leave_out:
-        name += training.left_out(*leave_out)
+        name += variants.left_out(*leave_out)
         flags += " and --leave-out {}/{}".format(*leave_out)
     pair = []
     for modality in paper.MODALITIES:
         path = args.run / modality / f"fold{args.fold}" / f"{name}.pt"
-        state = training.load_checkpoint(path, f"run finetune.py --modality {modality} with {flags} first")
-        training.check_identity(path, state["identity"], {**identity, "modality": modality, "leave_out": leave_out})
+        state = checkpoints.load(path, f"run finetune.py --modality {modality} with {flags} first")
+        checkpoints.check_identity(path, state["identity"], {**identity, "modality": modality, "leave_out": leave_out})
         if state["epoch"] < state["flags"]["epochs"]:
             raise ValueError(
                 f"{path}: training stopped after {state['epoch']} of {state['flags']['epochs']} epochs; "
@@ -114,8 +117,8 @@ def base_features(pair: list[tuple], data: Segments, rows: np.ndarray, args: arg
     """(n, 64 + 512) features of `rows` by one EEG and one ECG model, without dropout."""
     features = []
     for modality, path, state in pair:
-        signals = training.SignalRows([(data, rows)], modality)
-        base = training.load_classifier(path, state, signals.channels, signals.points).to(*training.place(args))
+        signals = SignalRows([(data, rows)], modality)
+        base = checkpoints.load_classifier(path, state, signals.channels, signals.points).to(*training.place(args))
         features.append(training.predict(base.features, base, signals, np.arange(len(rows)), args))
     return torch.cat(features, dim=1)
 

@@ -18,9 +18,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+import checkpoints
 import folds
 import paper
 import training
+from batches import SignalRows
 from model import FusionModel
 from segments import open_segments, sha256_of_file
 
@@ -56,7 +58,7 @@ def parse() -> argparse.Namespace:
 
 def load(path: Path) -> dict:
     """A checkpoint whose training is finished; ValueError where it is none of finetune.py or fuse.py."""
-    state = training.load_checkpoint(path, "train one with finetune.py or fuse.py")
+    state = checkpoints.load(path, "train one with finetune.py or fuse.py")
     if not state["identity"].get("target") or not isinstance(state.get("preprocessing"), dict):
         raise ValueError(f"{path}: expected a model of finetune.py or fuse.py, found another or an older one")
     if state["identity"].get("cross_fit"):
@@ -99,8 +101,8 @@ def read_rows(args, data) -> np.ndarray:
 
 def features_and_logits(path: Path, state: dict, modality: str, data, rows, args) -> torch.Tensor:
     """(n, F + 1) of a single-modality model."""
-    signals = training.SignalRows([(data, rows)], modality)
-    model = training.load_classifier(path, state, signals.channels, signals.points).to(*training.place(args))
+    signals = SignalRows([(data, rows)], modality)
+    model = checkpoints.load_classifier(path, state, signals.channels, signals.points).to(*training.place(args))
 
     def forward(batch):
         features = model.features(batch)
@@ -122,7 +124,7 @@ def apply(path: Path, state: dict, data, rows, args) -> np.ndarray:
         ]
         inputs, flags = torch.cat(bases, dim=1), state["flags"]
         model = FusionModel(inputs.shape[1], flags["fusion_hidden"], flags["fusion_dropout"])
-        training.load_weights(model, path, state["model"])
+        checkpoints.load_weights(model, path, state["model"])
         model.to(*training.place(args)).eval()
         with training.autocast(args):
             features = model.classifier.features(inputs)
@@ -174,7 +176,7 @@ def main() -> None:
     if len(targets) > 1:
         raise ValueError(f"--model: expected models of one target, found {' and '.join(targets)}; call once for each")
     for path, state in zip(args.model, states):
-        training.check_data(path, state, data)
+        checkpoints.check_data(path, state, data)
         if "base_sha256" in state["identity"]:
             base_paths(path, state)
     seen = [path for path, state in zip(args.model, states) if is_training_data(state, data)]

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
+import checkpoints
 import folds
 import paper
 import ranks
 import training
+from batches import SignalRows
 from model import SingleModalityModel, parameter_count, sample_mask
 from segments import open_segments
 
@@ -37,7 +39,7 @@ def parse() -> argparse.Namespace:
     return args
 
 
-def baselines(signals: training.SignalRows, validation: np.ndarray, masks, args) -> tuple[float, float]:
+def baselines(signals: SignalRows, validation: np.ndarray, masks, args) -> tuple[float, float]:
     """Masked mean squared error on the validation segments, under the masks of the validation loss, of predicting
     zero and of linear interpolation between the points on either side of a span (held flat at the segment's ends)."""
     squared_zero, squared_line, count = 0.0, 0.0, 0
@@ -80,7 +82,7 @@ def main() -> None:
         other = [f"{key} {theirs.get(key)}" for key in SIGNAL_FLAGS if theirs.get(key) != ours.get(key)]
         if other:
             print(f"note: {data.folder} was prepared otherwise than {run.data.folder}: {', '.join(other)}")
-    signals = training.SignalRows([*parts, (run.data, rows["validation"])], args.modality)
+    signals = SignalRows([*parts, (run.data, rows["validation"])], args.modality)
     train, validation = np.split(np.arange(len(signals)), [sum(len(part) for _, part in parts)])
     print(f"validation on {len(validation)} segments of {run.data.folder}")
 
@@ -105,7 +107,7 @@ def main() -> None:
         seeds = training.layer_seeds(generator, len(places), mine, args)
         return model.reconstruction_loss(batch, mask[mine], seeds, mask.sum())
 
-    origin = training.origin(run.data, [args.modality])
+    origin = checkpoints.origin(run.data, [args.modality])
     if ranks.rank() == 0:
         run.start()
     training.fit(model, loss, train, validation, training.warmup_then_linear(args), path, args, identity, origin)

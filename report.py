@@ -12,10 +12,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+import checkpoints
 import figures
 import folds
 import paper
 import training
+from batches import SignalRows
 
 AGAIN = "remove it and call the script that wrote it again"
 MODELS = (  # panel: models that see the same signals; role, model, variant
@@ -155,11 +157,11 @@ def cls_attention(run: folds.Run, row: int, target: str) -> dict[str, np.ndarray
     for modality in paper.MODALITIES:
         path = run.folder / modality / f"fold{fold}" / f"{target}.pt"
         if path.exists():
-            state = training.load_checkpoint(path, "")
+            state = checkpoints.load(path, "")
             identity = {**run.identity, "fold": fold, "modality": modality, "target": target}
-            training.check_identity(path, state["identity"], identity)
-            signals = training.SignalRows([(run.data, np.array([row]))], modality)
-            model = training.load_classifier(path, state, signals.channels, signals.points)
+            checkpoints.check_identity(path, state["identity"], identity)
+            signals = SignalRows([(run.data, np.array([row]))], modality)
+            model = checkpoints.load_classifier(path, state, signals.channels, signals.points)
             weights[modality] = model.cls_attention(signals.batch(np.array([0]), "cpu"))[0].numpy()
     return weights
 

@@ -1,4 +1,4 @@
-"""Device, precision, training loop, schedules, checkpoints, resume and log: what the three training scripts share.
+"""Device, precision, schedules, training loop, resume and log: what the three training scripts share.
 
 All randomness is a function of (seed, step): the order of an epoch, the masks and the dropout of a step are drawn
 afresh from those numbers. So a checkpoint needs no generator's state, and training that was killed at any moment and
@@ -9,9 +9,7 @@ dropouts and the last bits alone.
 
 import argparse
 import ctypes
-import io
 import json
-import platform
 import signal
 import sys
 import time
@@ -22,34 +20,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+import checkpoints
 import paper
 import ranks
-from datasets import normalise_name
+from batches import SignalRows
 from folds import data_sha256, write_atomically
-from model import SingleModalityModel
-from segments import Segments
 
 PREDICTION_DTYPE = np.dtype([("segment", "i8"), ("label", "i1"), ("probability", "f4")])
-CHECKPOINT = {  # key -> type
-    **dict.fromkeys(("model", "optimizer", "schedule", "random", "flags", "identity", "channels", "versions"), dict),
-    "epoch": int,
-}
-# What changes the numbers in a segment; the rest of the pre-processing only chooses which segments there are.
-PREPROCESSING = ("low", "high", "filter", "filter_order", "resampling", "normalise")
-VARIANT = ("init", "freeze", "shuffle_labels", "label_fraction")  # flags that give a model files of its own
-FREE_FLAGS = (
-    "run",
-    "data",
-    "extra",
-    "test_data",
-    "device",
-    "threads",
-    "checkpoint_minutes",
-    "fresh",
-    "print_flags",
-    "hyperparameters",
-    "validation_only",
-)  # on resuming
 FINITE_EVERY = 20  # steps between two looks at the loss: each look makes the CPU wait for the GPU
 
 
@@ -81,81 +58,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="a trial of tune.py: write to DIR and end with the validation loss. The signals of the fold's test "
         "segments are not read, and nothing is predicted (paper 4.3, 4.4)",
     )
-
-
-def add_variant_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags of VARIANT, which finetune.py and fuse.py share."""
-    group = parser.add_argument_group("variant of the single-modality models, named in the files: arousal-random.pt")
-    group.add_argument(
-        "--init", choices=("pretrained", "random"), default="pretrained", help="first weights (paper 3.2.2, 5.1, 5.3)"
-    )
-    group.add_argument(
-        "--freeze",
-        action="store_true",
-        help="train the classifier alone, on CNN, CLS and Transformer as --init left them, without dropout there "
-        "(-frozen; default: everything is trained, paper 3.2.2)",
-    )
-    add_label_flags(group)
-
-
-def add_label_flags(group) -> None:
-    """Those that change the labels of training, for models of any kind."""
-    group.add_argument(
-        "--shuffle-labels",
-        action="store_true",
-        help="control: deal the labels of training and validation anew among the trials of each subject, by --seed and "
-        "--fold; test labels stay true. What a model still scores above chance it owes to the share of high ratings "
-        "of a subject it has met (-shuffled; assumed)",
-    )
-    group.add_argument(
-        "--label-fraction",
-        type=share,
-        default=1.0,
-        metavar="X",
-        help="train on this share of the training trials of each class alone, drawn by --seed and --fold, those of a "
-        "smaller share among those of a larger; validation, test and threshold stay. Whole trials, also where --split "
-        "shares trials with the test (-fraction0.1; default: 1; assumed)",
-    )
-
-
-def add_test_flag(parser: argparse.ArgumentParser) -> None:
-    """--test-data, which finetune.py and fuse.py share."""
-    parser.add_argument(
-        "--test-data",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="DATA",
-        help="after training, also predict every rated segment of these other prepared sets, with the same channels, "
-        "rate, length and pre-processing, into arousal@dreamer.npy. Scales of rating differ: high is above the mean "
-        "that --threshold takes of the other set's own ratings; a number is taken as it is (assumed)",
-    )
-
-
-def share(text: str) -> float:
-    """The argparse type of a number above 0 and up to 1."""
-    value = float(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number above 0 and up to 1, found {text}")
-    return value
-
-
-def variant(args: argparse.Namespace) -> str:
-    """What the names of a model's files carry after the target: "", "-random", "-frozen-fraction0.1" ...; a flag of
-    VARIANT that a script does not have is taken at its default."""
-    flags = vars(args)
-    parts = [
-        "-random" if flags.get("init") == "random" else "",
-        "-frozen" if flags.get("freeze") else "",
-        "-shuffled" if flags.get("shuffle_labels") else "",
-        f"-fraction{flags['label_fraction']:g}" if flags.get("label_fraction", 1.0) < 1 else "",
-    ]
-    return "".join(parts) + (left_out(*flags["leave_out"]) if flags.get("leave_out") else "")
-
-
-def left_out(part: int, parts: int) -> str:
-    """The last of a name's suffixes: of a model that `part` of the training rows was kept from."""
-    return f"-out{part}of{parts}"
 
 
 def add_machine_flags(group) -> None:
@@ -245,89 +147,6 @@ def complain(line: str) -> None:
     raise SystemExit(2)
 
 
-# ---- data -----------------------------------------------------------------------------------------------------------
-
-
-class SignalRows:
-    """Chosen rows of one or more data folders as one array of segments, read from disk batch by batch.
-
-    parts: (data, rows) pairs; modality: `eeg` or `ecg`. Raises ValueError where channels, rates or lengths differ, and
-    where rows are among the hidden ones.
-    """
-
-    def __init__(self, parts: list[tuple[Segments, np.ndarray]], modality: str):
-        layouts = [layout(data, modality) for data, _ in parts]
-        for (data, _), found in zip(parts, layouts):
-            if found != layouts[0]:
-                raise ValueError(f"{data.folder}: expected {modality} with {layouts[0]}, found {found}")
-        for data, rows in parts:
-            if np.isin(rows, data.hidden).any():
-                raise ValueError(f"{data.folder}: --validation-only hides the test segments, which were asked for")
-        arrays = [(data.folder / f"{modality}.npy", data.signals[modality]) for data, _ in parts]
-        for path, array in arrays:
-            if not array.flags.c_contiguous:
-                raise ValueError(f"{path}: expected an array in C order, found Fortran order; prepare the data again")
-        # Read, not mapped: every page of a mapped file that was looked at would count as memory of this process.
-        self.files = [(path, open(path, "rb", buffering=0), array.offset) for path, array in arrays]
-        self.part = np.concatenate([np.full(len(rows), number) for number, (_, rows) in enumerate(parts)])
-        self.row = np.concatenate([rows for _, rows in parts])
-        self.channels, self.points = arrays[0][1].shape[1:]
-
-    def __len__(self) -> int:
-        return len(self.row)
-
-    def batch(self, places: np.ndarray, device: str, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        """(B, C, L) signals at `places` (0 .. len - 1) on `device`; ValueError where one is not finite."""
-        signals = np.empty((len(places), self.channels, self.points), np.float32)
-        for number, place in enumerate(places):
-            path, file, start = self.files[self.part[place]]
-            file.seek(start + int(self.row[place]) * signals[number].nbytes)
-            if file.readinto(signals[number]) < signals[number].nbytes:
-                raise ValueError(f"{path}: ends before row {self.row[place]}; prepare the data again with --fresh")
-        if not np.isfinite(signals).all():
-            place = places[np.flatnonzero(~np.isfinite(signals).all(axis=(1, 2)))[0]]
-            path = self.files[self.part[place]][0]
-            raise ValueError(f"{path}: row {self.row[place]} holds NaN or inf; prepare the data again with --fresh")
-        return torch.from_numpy(signals).to(device, dtype, non_blocking=True)
-
-
-def layout(data: Segments, modality: str) -> dict:
-    """What segments must share to be trained on together."""
-    if modality not in data.signals:
-        raise ValueError(f"{data.folder}: expected {modality} signals, found none; prepare the data with --modalities")
-    return {"channels": data.manifest["channels"][modality], **{key: data.manifest[key] for key in ("rate", "points")}}
-
-
-def origin(data: Segments, modalities) -> dict:
-    """What a checkpoint keeps of the signals that it was trained on, and predict.py compares with others."""
-    manifest = data.manifest
-    channels = {modality: layout(data, modality)["channels"] for modality in modalities}
-    return {"channels": channels, **{key: manifest[key] for key in ("rate", "points", "preprocessing")}}
-
-
-def check_data(path: Path, state: dict, data: Segments) -> None:
-    """ValueError where a model was trained on other channels, rates or pre-processing than `data` has.
-
-    state: a checkpoint, or what `origin` gave; path: what the line names besides the data.
-    """
-    manifest = data.manifest
-    for modality, wanted in state["channels"].items():
-        found = manifest["channels"].get(modality, [])
-        if [normalise_name(name) for name in found] != [normalise_name(name) for name in wanted]:
-            raise ValueError(
-                f"{path}: expected the {modality} channels {' '.join(wanted)}, found {' '.join(found) or 'none'} in "
-                f"{data.folder}; prepare them with --channels"
-            )
-    pairs = [(name, state.get(name), manifest[name]) for name in ("rate", "points")]
-    pairs += [(name, state["preprocessing"].get(name), manifest["preprocessing"].get(name)) for name in PREPROCESSING]
-    for name, wanted, found in pairs:
-        if wanted != found:
-            raise ValueError(
-                f"{path}: expected segments prepared with {name} {wanted}, found {found} in {data.folder}; "
-                "prepare them as the model's were"
-            )
-
-
 def place(args: argparse.Namespace) -> tuple[str, torch.dtype]:
     """Where the weights and the signals are, and in which precision."""
     return args.device, torch.float64 if args.precision == "fp64" else torch.float32
@@ -360,71 +179,6 @@ def step_decay(args: argparse.Namespace):
     return learning_rate
 
 
-# ---- checkpoints ----------------------------------------------------------------------------------------------------
-
-
-def save_checkpoint(path: Path, state: dict) -> None:
-    """Write the checkpoint whole or not at all."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    write_atomically(path, lambda file: file.write(buffer.getbuffer()))
-
-
-def load_checkpoint(path: Path, needed_for: str) -> dict:
-    """Read a checkpoint of ours; FileNotFoundError or ValueError, naming the file, where that cannot be done."""
-    if not path.exists():
-        raise FileNotFoundError(2, f"no such checkpoint; {needed_for}", str(path))
-    content = io.BytesIO(path.read_bytes())
-    try:
-        state = torch.load(content, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever the damaged bytes happen to lead to
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path}: not a checkpoint that can be loaded ({reason[:120]}); write it again with --fresh")
-    for key, kind in CHECKPOINT.items():
-        if not isinstance(state, dict) or not isinstance(state.get(key), kind):
-            raise ValueError(f"{path}: expected a checkpoint with {key}, found none; write it again with --fresh")
-    return state
-
-
-def check_identity(path: Path, found: dict, expected: dict) -> None:
-    """ValueError where a checkpoint was made for other data, folds, fold, target, variant or base models."""
-    for key, value in expected.items():
-        if found.get(key) != value:
-            raise ValueError(
-                f"{path}: expected a checkpoint with {key.replace('_', ' ')} {value}, found {found.get(key)}; "
-                "it belongs to another run or fold: write it again with --fresh, or use another --run"
-            )
-
-
-def load_weights(model: torch.nn.Module, path: Path, weights: dict, without: str = "") -> None:
-    """Load `weights` into `model`, leaving out those whose name starts with `without` on either side."""
-    own = model.state_dict()
-    names = {name for name in own if not (without and name.startswith(without))}
-    given = {name: value for name, value in weights.items() if name in names}
-    for name in sorted(names):
-        if name not in given or given[name].shape != own[name].shape:
-            found = tuple(given[name].shape) if name in given else "none"
-            raise ValueError(f"{path}: expected the weight {name} of shape {tuple(own[name].shape)}, found {found}")
-    model.load_state_dict(given, strict=False)
-
-
-def load_classifier(path: Path, state: dict, channels: int, points: int) -> SingleModalityModel:
-    """The fine-tuned model of a checkpoint."""
-    flags = state["flags"]
-    model = SingleModalityModel(
-        channels,
-        **{name: flags[name] for name in paper.NETWORK},
-        classifier_hidden=flags["classifier_hidden"],
-        points=points,
-    )
-    load_weights(model, path, state["model"])
-    return model.eval()  # without requires_grad_(False), by which torch chooses another product, and other last bits
-
-
-def versions() -> dict:
-    return {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
-
-
 # ---- the loop -------------------------------------------------------------------------------------------------------
 
 
@@ -450,9 +204,9 @@ def is_done(path: Path, predictions: Path | None, identity: dict, args) -> bool:
     """Whether an earlier call with the same flags finished this training and wrote its predictions."""
     if args.fresh or not path.exists():
         return False
-    state = load_checkpoint(path, "")
-    check_identity(path, state["identity"], identity)
-    check_flags(path, state["flags"], plain_flags(args))
+    state = checkpoints.load(path, "")
+    checkpoints.check_identity(path, state["identity"], identity)
+    checkpoints.check_flags(path, state["flags"], plain_flags(args))
     if state["epoch"] < args.epochs or (predictions and not predictions.exists()):
         return False
     print(f"{path}: already done, nothing to do")
@@ -478,10 +232,10 @@ def fit(model, loss, train, validation, learning_rate, path: Path, args, identit
     first, resumed = ranks.rank() == 0, path.exists() and not args.fresh
 
     if resumed:
-        state = load_checkpoint(path, "")
-        check_identity(path, state["identity"], identity)
-        check_flags(path, state["flags"], flags)
-        load_weights(model, path, state["model"])
+        state = checkpoints.load(path, "")
+        checkpoints.check_identity(path, state["identity"], identity)
+        checkpoints.check_flags(path, state["flags"], flags)
+        checkpoints.load_weights(model, path, state["model"])
         optimizer.load_state_dict(state["optimizer"])
         epoch, step = state["epoch"], state["random"]["step"]
         total, seconds, lr = (state["schedule"][key] for key in ("loss_sum", "seconds", "lr"))
@@ -491,7 +245,7 @@ def fit(model, loss, train, validation, learning_rate, path: Path, args, identit
             )
         print(f"{path}: resuming at epoch {epoch + 1}, step {step}", flush=True)
     # All have read the checkpoint, too, before the first writes a new one.
-    if not ranks.all_have(json.dumps([epoch, step, identity, {**flags, **dict.fromkeys(FREE_FLAGS)}])):
+    if not ranks.all_have(json.dumps([epoch, step, identity, {**flags, **dict.fromkeys(checkpoints.FREE_FLAGS)}])):
         raise ValueError(
             f"{path}: expected the same checkpoint, data and flags in all processes, found others in some; start all "
             "with the same command, and keep --run and the data where every node sees them"
@@ -508,7 +262,7 @@ def fit(model, loss, train, validation, learning_rate, path: Path, args, identit
     def save():
         if not first:
             return
-        save_checkpoint(
+        checkpoints.save(
             path,
             {
                 "model": model.state_dict(),
@@ -519,7 +273,7 @@ def fit(model, loss, train, validation, learning_rate, path: Path, args, identit
                 "flags": flags,
                 "identity": identity,
                 **origin,
-                "versions": versions(),
+                "versions": checkpoints.versions(),
             },
         )
 
@@ -642,16 +396,6 @@ def validation_batches(validation: np.ndarray, args):
     """Yield the places and the generator of each validation batch."""
     for number, places in enumerate(np.array_split(validation, -(-len(validation) // args.batch_size))):
         yield places, seed_step(args.seed, -1 - number)
-
-
-def check_flags(path: Path, found: dict, expected: dict) -> None:
-    """ValueError where a checkpoint was trained with other flags that change its result."""
-    for name, value in expected.items():
-        if name not in FREE_FLAGS and found.get(name) != value:
-            raise ValueError(
-                f"{path}: this training was started with --{name.replace('_', '-')} {found.get(name)}, found {value}; "
-                "use the same flags, --fresh, or another --run"
-            )
 
 
 def read_log(log: Path, epochs: int) -> list[str]:

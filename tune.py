@@ -32,10 +32,12 @@ import sys
 import time
 from pathlib import Path
 
+import checkpoints
 import folds
 import paper
 import stages
 import training
+import variants
 
 # stage -> flag -> how it is drawn, in Tune's words (assumed: the paper does not say what it searched, or how).
 SPACE = {
@@ -144,7 +146,7 @@ def words(value) -> str:
 
 def open_search(args: argparse.Namespace, flags: dict, space: dict) -> Path:
     """The folder of the search; ValueError where another one, or a changed split, is found there."""
-    target = flags["target"] + training.variant(argparse.Namespace(**flags)) if "target" in flags else "pretrain"
+    target = flags["target"] + variants.suffix(argparse.Namespace(**flags)) if "target" in flags else "pretrain"
     modality = flags.get("modality") or ("fused-crossfit" if flags["cross_fit"] else "fused")
     folder = Path(flags["run"]) / "tune" / modality / f"fold{flags['fold']}" / target
     opened = {**flags, "run": Path(flags["run"]), "data": Path(flags["data"]), "validation_only": folder}
@@ -153,7 +155,7 @@ def open_search(args: argparse.Namespace, flags: dict, space: dict) -> Path:
     print(f"{folder}: searching {', '.join(space)} on {rows['validation']} validation segments of fold {flags['fold']}")
     print(f"the signals of its {rows['test']} test segments are not read")
 
-    fixed = {name: value for name, value in flags.items() if name not in training.FREE_FLAGS}
+    fixed = {name: value for name, value in flags.items() if name not in checkpoints.FREE_FLAGS}
     search = {"stage": args.stage, "grace_epochs": args.grace_epochs, "reduction": args.reduction, **fixed}
     search = json.loads(json.dumps({**search, "space": space}))
     path = folder / "search.json"

@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from prepared import FINETUNE, FUSE, NETWORK, PRETRAIN, call, contents, done, edit_manifest, write_set
 
+import checkpoints
 import folds
 import training
+from batches import SignalRows
 from model import FusionModel
 from segments import open_segments
 
@@ -132,7 +134,7 @@ def by_hand(work, stem, rows, data="amigos", modality="eeg", what="classify"):
     """Logits, or features, of a single-modality checkpoint, one segment at a time."""
     path = work / f"{stem}.pt"
     signals = open_segments(work / "data" / data).signals[modality]
-    model = training.load_classifier(path, training.load_checkpoint(path, ""), *signals.shape[1:])
+    model = checkpoints.load_classifier(path, checkpoints.load(path, ""), *signals.shape[1:])
     with torch.no_grad():
         return torch.cat([getattr(model, what)(torch.from_numpy(signals[row][None].copy())) for row in rows])
 
@@ -203,7 +205,7 @@ def test_frozen_training_stopped_and_resumed_ends_in_the_same_bits(work, monkeyp
     path = work / f"{FOLD}arousal-frozen"
     names = [path.with_name(f"{path.name}.{ending}") for ending in ("pt", "npy")]
     alone = torch.load(names[0], weights_only=True), np.load(names[1])
-    save, saved = training.save_checkpoint, []
+    save, saved = checkpoints.save, []
 
     def save_and_stop(path, state):
         save(path, state)
@@ -212,7 +214,7 @@ def test_frozen_training_stopped_and_resumed_ends_in_the_same_bits(work, monkeyp
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "save_checkpoint", save_and_stop)
+        patch.setattr(checkpoints, "save", save_and_stop)
         assert call(*command, "--fresh", cwd=work).returncode == 128 + signal.SIGTERM
     assert torch.load(names[0], weights_only=True)["epoch"] == 3 and not names[1].exists()
     assert "resuming at epoch 4" in done(*command, cwd=work)
@@ -323,7 +325,7 @@ def test_a_set_of_the_pretraining_and_a_threshold_of_training(work):
 @pytest.mark.parametrize("split, n_folds", [("segment", 4), ("subject", 3)])
 def test_cross_fitting_shows_the_fusion_no_segment_by_a_model_trained_on_it(work, monkeypatch, split, n_folds):
     read, models = [], []  # rows that the script reads, and the number of the read at which a base model was loaded
-    batch, load = training.SignalRows.batch, training.load_classifier
+    batch, load = SignalRows.batch, checkpoints.load_classifier
 
     def spy_batch(signals, places, *where):
         read.append(signals.row[places])
@@ -333,8 +335,8 @@ def test_cross_fitting_shows_the_fusion_no_segment_by_a_model_trained_on_it(work
         models.append((path.name, len(read)))
         return load(path, *others)
 
-    monkeypatch.setattr(training.SignalRows, "batch", spy_batch)
-    monkeypatch.setattr(training, "load_classifier", spy_load)
+    monkeypatch.setattr(SignalRows, "batch", spy_batch)
+    monkeypatch.setattr(checkpoints, "load_classifier", spy_load)
     common = *"--init random --run runs/new --fold 1 --target arousal --n-folds".split(), n_folds, "--split", split
     rows = open_run(work, split, n_folds).labelled(1, "arousal")[0]
     held_out = np.concatenate([rows["validation"], rows["test"]])

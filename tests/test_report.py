@@ -14,17 +14,18 @@ import pytest
 import torch
 from matplotlib.text import Text
 from PIL import Image
+from prepared import POINTS, write_set
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import accuracy_score
 from torch import nn
 
+import checkpoints
 import figures
 import folds
 import paper
 import report
 import training
 from model import SingleModalityModel
-from prepared import POINTS, write_set
 
 NETWORK = {"cnn_kernels": [5, 3], "cnn_channels": [6, 8], "layers": 2, "heads": 2, "ffn": 12, "dropout": 0.1}
 
@@ -47,9 +48,9 @@ def checkpoint(run, fold, modality, target, **other):
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.5)
     identity = {**run.identity, "fold": fold, "modality": modality, "target": target, **other}
-    state = dict.fromkeys(training.CHECKPOINT, {}) | {"model": model.state_dict(), "identity": identity, "epoch": 1}
+    state = dict.fromkeys(checkpoints.KEYS, {}) | {"model": model.state_dict(), "identity": identity, "epoch": 1}
     state["flags"] = {**NETWORK, "classifier_hidden": [6]}
-    training.save_checkpoint(run.folder / modality / f"fold{fold}" / f"{target}.pt", state)
+    checkpoints.save(run.folder / modality / f"fold{fold}" / f"{target}.pt", state)
     return model.eval()
 
 

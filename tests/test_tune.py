@@ -14,6 +14,7 @@ from ray_nodes import needs_ray, start, two_nodes
 
 import folds
 import training
+from batches import SignalRows
 from segments import open_segments
 
 ARGS = ("--modality", "eeg", "--target", "arousal", "--fold", 1)
@@ -85,11 +86,11 @@ def test_signals_of_hidden_rows_cannot_be_asked_for(search, monkeypatch):
     run = folds.open_run(args)
     rows = run.split(1)
     assert np.array_equal(run.data.hidden, np.flatnonzero(np.load("runs/paper/folds.npy") == 1))
-    assert len(training.SignalRows([(run.data, rows["pretrain"]), (run.data, rows["validation"])], "eeg")) == 110
+    assert len(SignalRows([(run.data, rows["pretrain"]), (run.data, rows["validation"])], "eeg")) == 110
     with pytest.raises(ValueError, match="hides the test segments"):
-        training.SignalRows([(run.data, rows["train"]), (run.data, rows["test"][:1])], "eeg")
+        SignalRows([(run.data, rows["train"]), (run.data, rows["test"][:1])], "eeg")
     everything = open_segments("data/amigos")
-    assert len(training.SignalRows([(everything, np.arange(140))], "eeg")) == 140
+    assert len(SignalRows([(everything, np.arange(140))], "eeg")) == 140
 
 
 @pytest.mark.parametrize("stage", [*STAGES, "tune.py"])
