@@ -159,6 +159,14 @@ def peak_flops(flags):
     return 2 * 3072**3 / min(seconds)
 
 
+def answer(side, pipe):
+    """What the process of a side sends next; ValueError where it has ended."""
+    try:
+        return pipe.recv()
+    except EOFError:
+        raise ValueError(f"--sides {side}: its process failed, for the reason printed above; leave it out")
+
+
 def measure(task, flags):
     """{side: its row} for one task; the sides take turns, one after the other alone on the machine."""
     context, workers = multiprocessing.get_context("spawn"), {}
@@ -167,18 +175,16 @@ def measure(task, flags):
         process = context.Process(target=work, args=(side, task, flags, end), daemon=True)
         process.start()
         end.close()
-        workers[side] = process, pipe
-        errors = pipe.recv()  # a side that fails closes its pipe: EOFError, and its traceback above
-        workers[side] = process, pipe, errors
+        workers[side] = process, pipe, answer(side, pipe)
     seconds = {side: [] for side in workers}
     for _ in tqdm(range(flags.repeats), unit="round", desc=task, disable=None):
         for side, (_, pipe, _) in workers.items():
             pipe.send(True)
-            seconds[side].append([statistics.median(times) for times in zip(*pipe.recv())])
+            seconds[side].append([statistics.median(times) for times in zip(*answer(side, pipe))])
     rows = {}
     for side, (process, pipe, errors) in workers.items():
         pipe.send(False)
-        peak = pipe.recv()
+        peak = answer(side, pipe)
         process.join()
         median, cpu = (statistics.median(times) for times in zip(*seconds[side]))
         to_ours = [[a / b for a, b in zip(*pair)] for pair in zip(seconds[side], seconds["ours"])]

@@ -1,11 +1,14 @@
 """The parts of benchmark.py, at a size that says nothing of speed."""
 
 import json
+import multiprocessing
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from benchmarking import step
 
 
 @pytest.mark.slow
@@ -21,3 +24,12 @@ def test_a_step_is_as_accurate_as_stock_pytorchs(precision, factor):
     for rows in tasks.values():
         assert rows["ours"]["seconds"] > 0 and rows["stock"]["samples_per_s"] > 0
         assert 1 < factor * rows["stock"]["gradient_error_to_ours"] < 1000
+
+
+def test_a_side_whose_process_failed_is_named():
+    pipe, end = multiprocessing.Pipe()
+    end.send(1.0)
+    end.close()
+    assert step.answer("compiled", pipe) == 1.0
+    with pytest.raises(ValueError, match="--sides compiled: its process failed"):
+        step.answer("compiled", pipe)

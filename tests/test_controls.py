@@ -13,7 +13,6 @@ from prepared import FINETUNE, FUSE, NETWORK, PRETRAIN, call, contents, done, ed
 
 import checkpoints
 import folds
-import training
 from batches import SignalRows
 from model import FusionModel
 from segments import open_segments
