@@ -24,6 +24,7 @@ import paper
 import scores
 import tables
 import training
+from evaluated import MODELS, PRIORS, RULES, VARIANT, Evaluated
 from segments import open_segments
 
 LEFT_OUT = re.compile(r"-out\d+of\d+$")  # of the models that cross-fitted fusion is made from
@@ -166,11 +167,11 @@ def read_elsewhere(path: Path, fold: int, target: str) -> np.ndarray:
 def read_rows(run: folds.Run, parts: dict) -> tuple[dict, list[str]]:
     """name -> target -> predictions of every model that wrote some, and what was not read."""
     table, rows, notes = numbers(run.data.table), {}, []
-    paths = [path for model in tables.MODELS for path in sorted((run.folder / model).glob("fold*/*.npy"))]
+    paths = [path for model in MODELS for path in sorted((run.folder / model).glob("fold*/*.npy"))]
     for path in tqdm(paths, desc=f"reading {run.folder}", unit="file", disable=None, leave=False):
         if LEFT_OUT.search(path.stem):
             continue
-        match, model = tables.VARIANT.fullmatch(path.stem), path.parent.parent.name
+        match, model = VARIANT.fullmatch(path.stem), path.parent.parent.name
         fold = path.parent.name.removeprefix("fold")
         if not match or not fold.isdecimal():
             notes.append(f"{path}: not read, for its name is not that of a prediction file")
@@ -206,7 +207,7 @@ def prior_rows(run: folds.Run, parts: dict, targets: set[str]) -> dict:
     """The majority class, the subject prior and the video prior, over every fold with ratings."""
     table, rows = numbers(run.data.table), {}
     groups = np.zeros(len(run.data.table), int), table["subject"], folds.units(run.data.table, "video")
-    for row, group in zip(tables.PRIORS, groups):
+    for row, group in zip(PRIORS, groups):
         for (fold, target), (labels, train, test) in parts.items():
             if target in targets:
                 high = scores.prior(labels[train], group[train], group[test])
@@ -216,18 +217,18 @@ def prior_rows(run: folds.Run, parts: dict, targets: set[str]) -> dict:
 
 def fusion_rows(rows: dict) -> dict:
     """The fusion rules that need no training, over the folds that both single models predict."""
-    fused = {rule: {} for rule in tables.RULES}
+    fused = {rule: {} for rule in RULES}
     for target in rows.get("eeg", {}).keys() & rows.get("ecg", {}).keys():
         pair = [rows[model][target] for model in ("eeg", "ecg")]
         common = np.intersect1d(pair[0]["fold"], pair[1]["fold"])
         pair = [each[np.isin(each["fold"], common)] for each in pair]
-        for rule in tables.RULES if len(common) else ():
+        for rule in RULES if len(common) else ():
             fused[rule][target] = pair[0].copy()
             fused[rule][target]["probability"] = scores.fuse(np.stack([each["probability"] for each in pair]), rule)
     return {rule: of_target for rule, of_target in fused.items() if of_target}
 
 
-def evaluate(path: Path, args: argparse.Namespace) -> tables.Evaluated:
+def evaluate(path: Path, args: argparse.Namespace) -> Evaluated:
     """Read a run and score every row of it."""
     run = open_finished(path, args.data)
     parts = rated_parts(run)
@@ -236,7 +237,7 @@ def evaluate(path: Path, args: argparse.Namespace) -> tables.Evaluated:
         raise ValueError(f"{path}: no predictions yet; run finetune.py and fuse.py first")
     targets = {target for of_target in rows.values() for target in of_target}
     rows = {**prior_rows(run, parts, targets), **rows, **fusion_rows(rows)}
-    done = tables.Evaluated(run, parts, rows, {}, notes, args)
+    done = Evaluated(run, parts, rows, {}, notes, args)
     for row in tqdm(rows, desc=f"scoring {path}", unit="row", disable=None, leave=False):
         done.summaries[row] = {target: done.summarise(row, target) for target in rows[row]}
     return done

@@ -100,6 +100,11 @@ def main() -> None:
         points=signals.points,
     ).to(*training.place(args))
     print(f"{parameter_count(model):,} parameters, on {args.device} in {args.precision}")
+    if args.warmup_epochs > args.epochs:
+        print(
+            f"note: the learning rate comes no higher than {args.lr * args.epochs / args.warmup_epochs:.2g}, for "
+            f"--warmup-epochs {args.warmup_epochs} is more than --epochs {args.epochs}"
+        )
 
     def loss(places, generator, mine):
         batch = signals.batch(places[mine], *training.place(args))

@@ -4,31 +4,20 @@ A table is {"title": str, "head": [str], "rows": [[str]], "notes": [str]}. The p
 AMIGOS alone, never beside simulated signals.
 """
 
-import argparse
-import re
-from dataclasses import dataclass, field
-
 import numpy as np
 
-import folds
 import paper
 import scores
+from evaluated import MODELS, PRIORS, RULES, TESTS, Evaluated, fraction, name_of, transfer
 
-MODELS = {  # folder of the predictions -> how its row is called
-    **{"eeg": "EEG", "ecg": "ECG", "fused": "Fused", "fused-crossfit": "Fused, cross-fitted"},
-    **{"classical-eeg": "Classical EEG", "classical-ecg": "Classical ECG", "classical-both": "Classical both"},
-    **{"amigos-eeg": "AMIGOS EEG", "amigos-ecg": "AMIGOS ECG", "amigos-gsr": "AMIGOS GSR"},
-    "amigos-fused": "AMIGOS fused",
-}
-PRIORS = {"majority": "Majority class", "subject-prior": "Subject prior", "video-prior": "Video prior"}
-RULES = {"mean": "Mean of both", "maximum": "Maximum of both", "vote": "Vote of both"}
-# What follows the folder of a row: target, then (2) the rest: random start, frozen, shuffled, fraction, other data set.
-VARIANT = re.compile(r"(arousal|valence)((-random)?(-frozen)?(-shuffled)?(?:-fraction([\d.e-]+))?(?:@(.+))?)")
 NETWORK = ("eeg-random", "eeg", "ecg-random", "ecg", "fused-random", "fused")  # the rows of the paper
 MAIN = (*NETWORK, *(model for model in MODELS if model.startswith(("classical", "amigos"))))
 SCORE_NAMES = {
-    **{"accuracy": "accuracy", "f1": "macro F1", "balanced_accuracy": "balanced accuracy"},
-    **{"auroc": "AUROC", "mcc": "MCC"},
+    "accuracy": "accuracy",
+    "f1": "macro F1",
+    "balanced_accuracy": "balanced accuracy",
+    "auroc": "AUROC",
+    "mcc": "MCC",
 }
 PAPER_SCORES = ("accuracy", "f1")
 PAPER_TABLES = {  # number -> title, {row: how it is called there}, pairs whose difference is tested (paper 5.1 to 5.3)
@@ -38,139 +27,8 @@ PAPER_TABLES = {  # number -> title, {row: how it is called there}, pairs whose 
 }
 HEADS = {"accuracy": "Acc.", "f1": "F1", "balanced_accuracy": "bal. acc.", "auroc": "AUROC", "mcc": "MCC"}
 CLASSICAL = {"eeg": "classical-eeg", "ecg": "classical-ecg", "fused": "classical-both"}
-Z_SCORE = {
-    "subject": "subject's mean and SD, test included",
-    "recording": "recording's mean and SD, test included",
-    "segment": "each segment's own mean and SD",
-    "none": "nothing",
-}
-THRESHOLD = {
-    "global": "mean of all trials, test included",
-    "subject": "subject's mean, test included",
-    "train": "mean of training trials",
-}
 SHOWN = ("f1", "auroc")
-TESTS = ("t", "corrected", "sign_flip")
 UNDEFINED = "-"
-
-
-@dataclass
-class Evaluated:
-    """A run, its rows (name -> target -> PREDICTIONS) and what they score (name -> target -> summaries)."""
-
-    run: folds.Run
-    parts: dict  # (fold, target) -> labels (n,), rated training rows, rated test rows
-    rows: dict
-    summaries: dict
-    notes: list
-    args: argparse.Namespace  # bootstrap, permutations, seed, details, json
-    tests: dict = field(default_factory=dict)  # title -> comparisons
-    protocols: list = field(default_factory=list)  # differences from other runs
-
-    @property
-    def is_amigos(self) -> bool:
-        return self.run.data.manifest["dataset"] == "amigos" and not self.run.data.manifest["simulated"]
-
-    @property
-    def targets(self) -> list[str]:
-        """Those that a model predicts; on AMIGOS all, for they have the paper's numbers beside them."""
-        found = {target for of_target in self.rows.values() for target in of_target}
-        return [target for target in paper.TARGETS if target in found or self.is_amigos]
-
-    def ratio(self, row: str, target: str) -> float:
-        """Test to training segments of a fold; validation segments teach nothing and are not counted."""
-        found = [len(test) / len(train) for (_, of), (_, train, test) in self.parts.items() if of == target]
-        return float(np.mean(found)) / fraction(row)
-
-    def summarise(self, row: str, target: str) -> dict:
-        """The summary of a row's segments and, with details, of its trials."""
-        predictions, args = self.rows[row][target], self.args
-        settings = self.run.settings["n_folds"], self.ratio(row, target), args.bootstrap, args.seed
-        summary = scores.summarise(predictions, *settings)
-        if self.args.details or self.args.json:
-            summary["per_trial"] = scores.summarise(scores.per_trial(predictions), *settings)
-        return summary
-
-    def compare(self, title: str, pairs: list[tuple[str, str]], of_scores) -> list[dict]:
-        """Differences of pairs of rows, by target and score, their P values adjusted for all of them together."""
-        found = []
-        for first, second in pairs:
-            for target in paper.TARGETS:
-                if target not in self.rows.get(first, {}) or target not in self.rows.get(second, {}):
-                    continue
-                one, other = self.rows[first][target], self.rows[second][target]
-                ratio = max(self.ratio(row, target) for row in (first, second))
-                args = self.args.bootstrap, self.args.permutations, self.args.seed
-                for score in of_scores:
-                    about = {"first": first, "second": second, "target": target, "score": score}
-                    found.append({**about, **scores.compare(one, other, score, ratio, *args)})
-        for test in TESTS:
-            for each, adjusted in zip(found, scores.holm([each[test] for each in found])):
-                each[f"{test}_holm"] = float(adjusted)
-        if found:
-            self.tests[title] = found
-        return found
-
-    def per_subject(self) -> dict:
-        """row -> target -> subject -> scores; on another data set its subjects are numbers."""
-        names = np.unique(self.run.data.table["subject"])
-        found = {}
-        for row, targets in self.rows.items():
-            for target, predictions in targets.items():
-                of_subject = scores.per_subject(predictions)
-                if "@" not in row:
-                    of_subject = {str(names[subject]): each for subject, each in of_subject.items()}
-                found.setdefault(name_of(row), {})[target] = of_subject
-        return found
-
-    def compare_runs(self, other: "Evaluated", row: str, target: str, score: str) -> dict | None:
-        """The row's score here minus that in another run of the same data; None where either has none."""
-        if target not in self.rows[row] or target not in other.rows[row]:
-            return None
-        pair = [each.rows[row][target] for each in (self, other)]
-        means = [each.summaries[row][target][score]["mean"] for each in (self, other)]
-        found = {
-            "minus": str(other.run.folder),
-            **{"row": name_of(row), "target": target, "score": score, "difference": means[0] - means[1]},
-            "bootstrap": scores.bootstrap_difference(*pair, score, self.args.bootstrap, self.args.seed),
-        }
-        self.protocols.append(found)
-        return found
-
-    def as_json(self) -> dict:
-        settings, manifest = self.run.settings, self.run.data.manifest
-        return {
-            "run": settings,
-            "folder": str(self.run.folder),
-            "simulated": manifest["simulated"],
-            "transfer": transfer(self),
-            "table": {name_of(row): self.summaries[row] for row in self.summaries},
-            "per_subject": self.per_subject(),
-            "tests": self.tests,
-            "protocols": self.protocols,
-            "notes": self.notes,
-        }
-
-
-def fraction(row: str) -> float:
-    """The share of the training labels that a row was trained on."""
-    return float(row.split("@")[0].partition("-fraction")[2] or 1)
-
-
-def name_of(row: str) -> str:
-    """How a row is called: `eeg-random-fraction0.1` is "EEG, no pre-training, 10 % of labels"."""
-    known = {**MODELS, **PRIORS, **RULES}
-    model = max((model for model in known if row.startswith(model)), key=len)
-    random, frozen, shuffled, share, other = VARIANT.fullmatch("arousal" + row[len(model) :]).groups()[2:]
-    words = {
-        known[model]: True,
-        "no pre-training": random,
-        "frozen": frozen,
-        "shuffled labels": shuffled,
-        f"{100 * float(share or 1):g} % of labels": share,
-        f"on {other}": other,
-    }
-    return ", ".join(word for word, said in words.items() if said)
 
 
 # ---- cells -----------------------------------------------------------------------------------------------------------
@@ -298,28 +156,6 @@ def tests_table(evaluated: Evaluated, title: str, pairs, of_scores) -> list[dict
             "notes": notes,
         }
     ]
-
-
-def transfer(evaluated: Evaluated) -> dict:
-    """What training shared with test, as the run's own folds, settings and manifest say.
-
-    subject, trial, video: the share of rated test segments whose subject, trial or video is also in training.
-    """
-    run = evaluated.run
-    groups = {name: folds.units(run.data.table, name) for name in ("subject", "trial", "video")}
-    shared = {
-        name: float(np.mean([np.isin(group[test], group[train]).mean() for _, train, test in evaluated.parts.values()]))
-        for name, group in groups.items()
-    }
-    normalise, threshold = run.data.manifest["preprocessing"].get("normalise"), run.settings["threshold"]
-    return {
-        "unit": run.settings["split"],
-        **shared,
-        "z_score": Z_SCORE.get(normalise, f"unknown: {normalise}"),
-        "z_score_saw_test": normalise in ("subject", "recording") if normalise in Z_SCORE else None,
-        "threshold": THRESHOLD.get(threshold, f"{threshold}, fixed"),
-        "threshold_saw_test": threshold in ("global", "subject"),
-    }
 
 
 def transfer_table(runs: list[Evaluated]) -> dict:

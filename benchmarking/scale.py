@@ -26,8 +26,13 @@ PAPER_NETWORK = {name: paper.PRETRAIN[name][0] for name in (*paper.NETWORK, "mvp
 # A segment has as many bytes as the paper's, but attention, quadratic in the points, is far cheaper.
 SMALL_SHAPE = {"channels": 100, "points": 128}
 SMALL_NETWORK = {
-    **{"cnn_kernels": [5, 3], "cnn_channels": [16, 16], "mvp_hidden": [16]},
-    **{"layers": 1, "heads": 1, "ffn": 16, "dropout": 0.1},
+    "cnn_kernels": [5, 3],
+    "cnn_channels": [16, 16],
+    "mvp_hidden": [16],
+    "layers": 1,
+    "heads": 1,
+    "ffn": 16,
+    "dropout": 0.1,
 }
 
 

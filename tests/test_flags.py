@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from prepared import PRETRAIN as SMALL
 from prepared import call, done
 
 ADAM = {"beta1": 0.9, "beta2": 0.999}
@@ -135,3 +136,10 @@ def test_a_flag_that_is_no_number_is_named(tmp_path):
         finished = call("pretrain.py", "--modality", "eeg", "--fold", 3, flag, value, cwd=tmp_path)
         assert finished.returncode == 2
         assert f"argument {flag}: " in finished.stderr.splitlines()[-1] and value in finished.stderr.splitlines()[-1]
+
+
+def test_a_warm_up_longer_than_the_training_is_said(work):
+    flags = ("--modality", "ecg", "--fold", 3, *SMALL, "--run", "runs/warm", "--lr", 1e-3)
+    assert "note:" not in done("pretrain.py", *flags, "--warmup-epochs", 2, cwd=work)
+    said = done("pretrain.py", *flags, "--warmup-epochs", 8, "--fresh", cwd=work)
+    assert "note: the learning rate comes no higher than 0.00025, for --warmup-epochs 8 is more than --epochs 2" in said
