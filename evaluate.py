@@ -276,7 +276,7 @@ def main() -> None:
     if args.report:
         import report
 
-        report.write_report([each.run for each in runs], printed, args.out or args.run[0], tuple(args.rows))
+        page = report.write_report([each.run for each in runs], printed, args.out or args.run[0], tuple(args.rows))
     if args.json:
         content = {"runs": [each.as_json() for each in runs], "tables": printed}
         print(json.dumps(without_nan(content), indent=1, allow_nan=False))
@@ -286,6 +286,8 @@ def main() -> None:
     for each in runs:
         for note in each.notes:
             print(f"note: {note}")
+    if args.report:
+        print(f"{page}: these tables and the pictures of {page.parent / 'figures'}")
 
 
 if __name__ == "__main__":

@@ -200,7 +200,7 @@ def segment_pictures(run: folds.Run, target: str, rows: tuple[int, ...]):
         if row is None:
             yield SECTIONS[0], f"figure{number}-{target}", None, "", f"{target}, {words}"
         else:
-            words += f" Of the {kind}, segment {row} leaves the three models least undecided."
+            words += f" Of the {kind}, this is segment {row}, where even the least sure of the three is sure."
             shown.append((row, f"figure{number}", words))
     for row, name, words in shown:
         said = opinions(run, row, target)

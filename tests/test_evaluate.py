@@ -439,6 +439,6 @@ def test_one_class_folds_are_marked(two_protocols, tmp_path):
 
 
 def test_report_is_written_beside_the_tables(work):
-    pytest.importorskip("report")
-    evaluate(work, "--report", "--out", "shown")
+    said = evaluate(work, "--report", "--out", "shown")
+    assert said.endswith("\nshown/report.html: these tables and the pictures of shown/figures\n")
     assert "Table 1" in (work / "shown" / "report.html").read_text()
