@@ -259,9 +259,13 @@ def search(args: argparse.Namespace, given: list[str], flags: dict, space: dict,
             ]
             write_table(folder, rows)
             row = row_of(trial, folder, space, flags["epochs"])
-            drawn = ", ".join(f"{name} {row[name]}" for name in trial.config)
+            shown = {name: row[name] for name in trial.config}
+            drawn = ", ".join(f"{name} {x:.3g}" if isinstance(x, float) else f"{name} {x}" for name, x in shown.items())
             loss = f"validation loss {row['validation_loss']:.4f}" if row["epochs"] else "no epoch"
-            print(f"trial {len(rows)} of {args.trials}, {row['outcome']} after epoch {row['epochs']}: {loss}; {drawn}")
+            done = f"{len(rows)} of {args.trials} done"
+            print(
+                f"trial {trials.index(trial)} ({done}), {row['outcome']} after epoch {row['epochs']}: {loss}; {drawn}"
+            )
 
         on_trial_error = on_trial_complete
 
@@ -340,7 +344,7 @@ def main() -> None:
     }
     path = folder / "best.json"
     folds.write_atomically(path, lambda file: file.write((json.dumps(found, indent=1) + "\n").encode()))
-    print(f"{path}: trial {rows.index(best)} of 0 to {len(rows) - 1}, validation loss {best['validation_loss']:.4f}")
+    print(f"{path}: those of trial {rows.index(best)}, validation loss {best['validation_loss']:.4f}")
     print(f"python {args.stage}.py {shlex.join(given)} --hyperparameters {shlex.quote(str(path))}")
 
 
