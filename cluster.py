@@ -260,7 +260,8 @@ def main() -> None:
     cells = grid(args)
     (ray,) = stages.start_ray(args.address, args.threads, max(args.gpus or (0,)))
     run.start()  # here and once, not by many cells at a time
-    print(f"{args.run}: {len(cells)} cells on {len([node for node in ray.nodes() if node['Alive']])} nodes", flush=True)
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    print(f"{args.run}: {len(cells)} cells on {nodes} node{'s' if nodes > 1 else ''}", flush=True)
     work_off(cells, ray, args)
     ray.shutdown()
 
