@@ -9,8 +9,8 @@ from segments import Segments
 class SignalRows:
     """Chosen rows of one or more data folders as one array of segments, read from disk batch by batch.
 
-    parts: (data, rows) pairs; modality: `eeg` or `ecg`. Raises ValueError where channels, rates or lengths differ, and
-    where rows are among the hidden ones.
+    parts: (data, rows) pairs; modality: `eeg` or `ecg`. Raises ValueError where channels, rates or lengths differ,
+    where an array is not in C order, and where rows are among the hidden ones.
     """
 
     def __init__(self, parts: list[tuple[Segments, np.ndarray]], modality: str):
@@ -35,7 +35,8 @@ class SignalRows:
         return len(self.row)
 
     def batch(self, places: np.ndarray, device: str, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        """(B, C, L) signals at `places` (0 .. len - 1) on `device`; ValueError where one is not finite."""
+        """(B, C, L) signals at `places` (0 .. len - 1) on `device`; ValueError where one is not finite, or a file too
+        short."""
         signals = np.empty((len(places), self.channels, self.points), np.float32)
         for number, place in enumerate(places):
             path, file, start = self.files[self.part[place]]

@@ -50,6 +50,14 @@ def load(path: Path, needed_for: str) -> dict:
     for key, kind in KEYS.items():
         if not isinstance(state, dict) or not isinstance(state.get(key), kind):
             raise ValueError(f"{path}: expected a checkpoint with {key}, found none; write it again with --fresh")
+    named = all(
+        isinstance(each, list) and all(isinstance(name, str) for name in each) for each in state["channels"].values()
+    )
+    if not named or "epochs" not in state["flags"] or not all(map(torch.is_tensor, state["model"].values())):
+        raise ValueError(
+            f"{path}: expected weights, the flags of their training and the names of channels, found others; "
+            "write it again with --fresh"
+        )
     return state
 
 
@@ -115,12 +123,21 @@ def load_weights(model: torch.nn.Module, path: Path, weights: dict, without: str
     model.load_state_dict(given, strict=False)
 
 
+def network_of(path: Path, state: dict) -> dict:
+    """The network flags that a checkpoint was trained with; ValueError where one is missing."""
+    for name in paper.NETWORK:
+        if name not in state["flags"]:
+            flag = name.replace("_", "-")
+            raise ValueError(f"{path}: expected --{flag} among its flags, found none; write it again with --fresh")
+    return {name: state["flags"][name] for name in paper.NETWORK}
+
+
 def load_classifier(path: Path, state: dict, channels: int, points: int) -> SingleModalityModel:
     """The fine-tuned model of a checkpoint."""
     flags = state["flags"]
     model = SingleModalityModel(
         channels,
-        **{name: flags[name] for name in paper.NETWORK},
+        **network_of(path, state),
         classifier_hidden=flags["classifier_hidden"],
         points=points,
     )

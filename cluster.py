@@ -31,6 +31,7 @@ import training
 STAGES = ("pretrain", "finetune", "fuse")
 GPUS = (1.0, 0.5, 0.25)  # of a cell of each stage: assumed
 SECONDS = 1  # between two looks at the logs
+OWN_FLAGS = ("--modality", "--target", "--init", "--fold", "--run", "--data", "--extra", "--threads")  # of a cell
 
 
 @dataclass
@@ -74,7 +75,8 @@ def parse() -> argparse.Namespace:
             f"--{stage}-flags",
             default="",
             metavar="FLAGS",
-            help=f"of {stage}.py, where {{fold}}, {{modality}} and {{target}} stand for the cell's (assumed)",
+            help=f"of {stage}.py, where {{fold}}, {{modality}}, {{target}} and {{name}} (of the checkpoint, as in "
+            "arousal-random) stand for the cell's (assumed)",
         )
     group = parser.add_argument_group("cluster")
     group.add_argument(
@@ -132,13 +134,25 @@ def fold_list(text: str) -> list[int]:
     return sorted(found)
 
 
+def free_flags(flag: str, text: str) -> list[str]:
+    """The words of --flags or --<stage>-flags; ValueError where they cannot be, or name what the grid sets itself."""
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise ValueError(f"{flag} {text}: {error}; correct it")
+    for word in words:
+        if word.split("=")[0] in OWN_FLAGS:
+            raise ValueError(f"{flag} {text}: the grid sets {word.split('=')[0]} itself; leave it out")
+    return words
+
+
 def grid(args: argparse.Namespace) -> dict[str, Cell]:
     """name -> cell, each after those that it needs."""
     cells = {}
 
     def add(stage, modality, what, fold, flags, needs=()):
-        named = {"fold": str(fold), "modality": modality, "target": flags.get("target", "")}
-        given = shlex.split(args.flags) + shlex.split(getattr(args, f"{stage}_flags"))
+        named = {"fold": str(fold), "modality": modality, "target": flags.get("target", ""), "name": what}
+        given = free_flags("--flags", args.flags) + free_flags(f"--{stage}-flags", getattr(args, f"{stage}_flags"))
         for name, value in named.items():
             given = [word.replace("{" + name + "}", value) for word in given]
         own = [

@@ -9,6 +9,7 @@ two-tailed, paired, and adjusted for the number of lines of their table (Holm).
 """
 
 import argparse
+import functools
 import json
 import re
 import textwrap
@@ -24,8 +25,9 @@ import paper
 import scores
 import tables
 import training
-from evaluated import MODELS, PRIORS, RULES, VARIANT, Evaluated
-from segments import open_segments
+import variants
+from evaluated import MODELS, PRIORS, RULES, VARIANT, Evaluated, name_of
+from segments import open_segments, sha256_of_file
 
 LEFT_OUT = re.compile(r"-out\d+of\d+$")  # of the models that cross-fitted fusion is made from
 AGAIN = "remove it and call the script that wrote it again"
@@ -73,6 +75,8 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--print-flags", action="store_true", help="print every resolved flag as JSON and stop")
     args = parser.parse_args()
+    if (args.rows or args.out) and not args.report:
+        raise ValueError("--rows, --out: they need --report; add it")
     if args.print_flags:
         print(json.dumps(training.plain_flags(args), indent=1))
         raise SystemExit(0)
@@ -136,16 +140,62 @@ def read_predictions(path: Path, test: np.ndarray, labels: np.ndarray, what: str
     raise ValueError(f"{path}: expected {expected}, found others; {AGAIN}")
 
 
-def check_checkpoint(path: Path, run: folds.Run, fold: int, target: str) -> None:
-    """ValueError where the model beside a prediction file is of another run, fold or target."""
+@functools.cache
+def sha256_once(path: Path) -> str:
+    return sha256_of_file(path)
+
+
+def check_checkpoint(path: Path, run: folds.Run, fold: int, variant: re.Match) -> dict:
+    """The flags of the model beside a prediction file, {} where there is none; ValueError where it is of another run,
+    fold, target, modality or variant, or the models that it was made from were trained again."""
     if not path.exists():
-        return
+        return {}
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["identity"]
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        found, flags = dict(state["identity"]), dict(state["flags"])
     except Exception as error:  # whatever damaged bytes lead to
         raise ValueError(f"{path}: not a checkpoint that can be loaded ({type(error).__name__}); remove it")
-    expected = {**run.identity, "fold": fold, "target": target, "threshold": run.settings["threshold"]}
-    checkpoints.check_identity(path, found, {key: value for key, value in expected.items() if key in found})
+    model, folder = path.parent.parent.name, path.parent
+    expected = {
+        **run.identity,
+        "fold": fold,
+        "target": variant[1],
+        "threshold": run.settings["threshold"],
+        "init": "random" if variant[3] else "pretrained",
+        "freeze": bool(variant[4]),
+        "shuffle_labels": bool(variant[5]),
+        "label_fraction": float(variant[6] or 1),
+    }
+    if model in paper.MODALITIES:
+        expected |= {"modality": model, "leave_out": None}
+        parents = {"init_sha256": [folder / "pretrain.pt"]} if not variant[3] else {}
+    else:
+        parts = found.get("cross_fit")
+        names = [variants.left_out(part, parts) for part in range(parts)] if parts else [""]
+        bases = [(modality, name) for name in names for modality in paper.MODALITIES]
+        fold_folder = f"fold{fold}"
+        parents = {"base_sha256": [run.folder / m / fold_folder / f"{path.stem}{name}.pt" for m, name in bases]}
+    checkpoints.check_identity(path, found, expected)
+    for key, paths in parents.items():
+        known = found.get(key) if isinstance(found.get(key), list) else [found.get(key)]
+        for parent, sha256 in zip(paths, known):
+            if parent.exists() and sha256_once(parent) != sha256:
+                raise ValueError(
+                    f"{path}: {parent} was trained again since; call the script of the former with --fresh"
+                )
+    return flags
+
+
+def differing_flags(of_fold: dict[int, dict]) -> str:
+    """The flags that the models of a row's folds (fold -> flags) do not share: "--lr (0.001, 0.0003)"."""
+    fixed = {fold: flags for fold, flags in of_fold.items() if flags}
+    names = {name for flags in fixed.values() for name in flags} - {"fold", *checkpoints.FREE_FLAGS}
+    found = []
+    for name in sorted(names):
+        values = dict.fromkeys(str(flags.get(name)) for flags in fixed.values())
+        if len(values) > 1:
+            found.append(f"--{name.replace('_', '-')} ({', '.join(values)})")
+    return ", ".join(found)
 
 
 def read_elsewhere(path: Path, fold: int, target: str) -> np.ndarray:
@@ -166,10 +216,10 @@ def read_elsewhere(path: Path, fold: int, target: str) -> np.ndarray:
 
 def read_rows(run: folds.Run, parts: dict) -> tuple[dict, list[str]]:
     """name -> target -> predictions of every model that wrote some, and what was not read."""
-    table, rows, notes = numbers(run.data.table), {}, []
+    table, rows, notes, flags = numbers(run.data.table), {}, [], {}
     paths = [path for model in MODELS for path in sorted((run.folder / model).glob("fold*/*.npy"))]
     for path in tqdm(paths, desc=f"reading {run.folder}", unit="file", disable=None, leave=False):
-        if LEFT_OUT.search(path.stem):
+        if LEFT_OUT.search(path.stem.split("@")[0]):
             continue
         match, model = VARIANT.fullmatch(path.stem), path.parent.parent.name
         fold = path.parent.name.removeprefix("fold")
@@ -179,15 +229,23 @@ def read_rows(run: folds.Run, parts: dict) -> tuple[dict, list[str]]:
         fold, target = int(fold), match[1]
         if (fold, target) not in parts:
             raise ValueError(f"{path}: expected a fold of {run.folder} with {target} ratings, found {fold}; {AGAIN}")
-        check_checkpoint(path.with_name(f"{path.stem.split('@')[0]}.pt"), run, fold, target)
+        known = check_checkpoint(path.with_name(f"{path.stem.split('@')[0]}.pt"), run, fold, match)
+        flags.setdefault((model + match[2], target), {})[fold] = known
         if match[7]:
-            found = read_elsewhere(path, fold, target)
+            try:
+                found = read_elsewhere(path, fold, target)
+            except FileNotFoundError as error:  # the other set was moved
+                notes.append(f"{path}: not read, for {error.filename or error}: {error.strerror or 'missing'}")
+                continue
         else:
             labels, _, test = parts[fold, target]
             what = f"test segments of fold {fold}"
             found = read_predictions(path, test, labels, what, run.settings["threshold"])
             found = pack(table, fold, *(found[name] for name in ("segment", "label", "probability")))
         rows.setdefault(model + match[2], {}).setdefault(target, []).append(found)
+    for (row, target), of_fold in flags.items():
+        if differing := differing_flags(of_fold):
+            notes.append(f"{name_of(row)}, {target}: the folds were trained with different {differing}")
     return {row: join(targets) for row, targets in rows.items()}, notes
 
 
@@ -218,7 +276,9 @@ def prior_rows(run: folds.Run, parts: dict, targets: set[str]) -> dict:
 def fusion_rows(rows: dict) -> dict:
     """The fusion rules that need no training, over the folds that both single models predict."""
     fused = {rule: {} for rule in RULES}
-    for target in rows.get("eeg", {}).keys() & rows.get("ecg", {}).keys():
+    for target in paper.TARGETS:
+        if not all(target in rows.get(model, {}) for model in ("eeg", "ecg")):
+            continue
         pair = [rows[model][target] for model in ("eeg", "ecg")]
         common = np.intersect1d(pair[0]["fold"], pair[1]["fold"])
         pair = [each[np.isin(each["fold"], common)] for each in pair]

@@ -115,16 +115,25 @@ class Evaluated:
         return found
 
     def compare_runs(self, other: "Evaluated", row: str, target: str, score: str) -> dict | None:
-        """The row's score here minus that in another run of the same data; None where either has none."""
+        """The row's score here minus that in another run of the same data; None where either has none.
+
+        Of two runs with the same folds, over the folds of both."""
         if target not in self.rows[row] or target not in other.rows[row]:
             return None
         pair = [each.rows[row][target] for each in (self, other)]
-        means = [each.summaries[row][target][score]["mean"] for each in (self, other)]
+        complete = not any(each.summaries[row][target]["missing"] for each in (self, other))
+        if self.run.identity["folds_sha256"] == other.run.identity["folds_sha256"]:
+            common, complete = np.intersect1d(pair[0]["fold"], pair[1]["fold"]), True
+            pair = [each[np.isin(each["fold"], common)] for each in pair]
+            if not len(common):
+                return None
+        means = [float(np.nanmean(scores.by_fold(each, score))) for each in pair]
         found = {
             "minus": str(other.run.folder),
             "row": name_of(row),
             "target": target,
             "score": score,
+            "complete": complete,
             "difference": means[0] - means[1],
             "bootstrap": scores.bootstrap_difference(*pair, score, self.args.bootstrap, self.args.seed),
         }

@@ -52,7 +52,8 @@ def parse() -> tuple[argparse.Namespace, dict | None]:
             wanted, found = getattr(args, name), state["flags"].get(name)
             if wanted is not None and wanted != found:
                 raise ValueError(f"{path}: expected a network with {name} {wanted}, found {found}; leave the flag out")
-    paper.resolve_flags(args, paper.FINETUNE, args.modality, known=network_of(state))
+    known = checkpoints.network_of(path, state) if state else None
+    paper.resolve_flags(args, paper.FINETUNE, args.modality, known)
     training.finish_flags(args)
     return args, state
 
@@ -63,11 +64,6 @@ def part_of(text: str) -> list[int]:
     if not (part.isdecimal() and parts.isdecimal() and int(part) < int(parts) and int(parts) > 1):
         raise argparse.ArgumentTypeError(f"expected J/K with J from 0 and below K, such as 0/5, found {text}")
     return [int(part), int(parts)]
-
-
-def network_of(state: dict | None) -> dict:
-    """The network flags that a checkpoint was trained with."""
-    return {name: state["flags"][name] for name in paper.NETWORK} if state else {}
 
 
 def folder(args: argparse.Namespace) -> Path:

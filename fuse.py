@@ -104,6 +104,10 @@ def load_bases(args: argparse.Namespace, name: str, identity: dict, leave_out: l
         path = args.run / modality / f"fold{args.fold}" / f"{name}.pt"
         state = checkpoints.load(path, f"run finetune.py --modality {modality} with {flags} first")
         checkpoints.check_identity(path, state["identity"], {**identity, "modality": modality, "leave_out": leave_out})
+        pretrained = path.with_name("pretrain.pt")
+        if args.init == "pretrained" and pretrained.exists():
+            if sha256_of_file(pretrained) != state["identity"].get("init_sha256"):
+                raise ValueError(f"{path}: {pretrained} was trained again since; call finetune.py with --fresh")
         if state["epoch"] < state["flags"]["epochs"]:
             raise ValueError(
                 f"{path}: training stopped after {state['epoch']} of {state['flags']['epochs']} epochs; "

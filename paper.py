@@ -6,6 +6,7 @@ ACII 2022. "paper 4.3" is a section of it; "assumed" marks a value the paper lea
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 # 4.1: the ten channels AMIGOS shares with the pre-training sets, in the paper's order; one ECG channel, left arm.
@@ -26,6 +27,7 @@ HIGH_HZ = 50.0
 N_FOLDS = 10
 VALIDATION_PARTS = 9  # assumed: one ninth of what is left after the test fold
 
+BELOW_ONE = ("dropout", "classifier_dropout", "fusion_dropout", "mask_probability", "beta1", "beta2")
 MAY_BE_ZERO = ("dropout", "classifier_dropout", "fusion_dropout", "weight_decay", "warmup_epochs", "beta1", "beta2")
 
 # Below: flag -> (EEG, ECG, what it is, where it is said). A list means several values.
@@ -122,20 +124,22 @@ def add_flags(parser: argparse.ArgumentParser, table: dict) -> None:
             shown = f"EEG {shown}, ECG {' '.join(map(str, ecg)) if several else ecg}"
         group.add_argument(
             f"--{name.replace('_', '-')}",
-            type=positive(number, zero=name in MAY_BE_ZERO),
+            type=positive(number, zero=name in MAY_BE_ZERO, below_one=name in BELOW_ONE),
             nargs="+" if several else None,
             metavar="N" if number is int else "X",
             help=f"{what} (default: {shown}; {source})",
         )
 
 
-def positive(number: type, zero: bool = False):
-    """The argparse type of a finite number above 0, or from 0 on where `zero` is true."""
+def positive(number: type, zero: bool = False, below_one: bool = False):
+    """The argparse type of a finite number above 0, or from 0 on where `zero` is true; below 1 if `below_one` is."""
 
     def parse(text: str):
         value = number(text)
         if not (0 <= value < float("inf")) or (value == 0 and not zero):
             raise argparse.ArgumentTypeError(f"expected a number {'from' if zero else 'above'} 0, found {text}")
+        if below_one and value >= 1:
+            raise argparse.ArgumentTypeError(f"expected a number below 1, found {text}")
         return value
 
     parse.__name__ = number.__name__
@@ -146,21 +150,34 @@ def resolve_flags(args: argparse.Namespace, table: dict, modality: str = "eeg", 
     """Give every flag of `table` that the user left out its value from --hyperparameters, else from `known`, else the
     paper's for `modality`."""
     if args.hyperparameters:
-        known = {**(known or {}), **read_hyperparameters(args.hyperparameters, table)}
+        known = {**(known or {}), **read_hyperparameters(args.hyperparameters, table, vars(args))}
     for name, (eeg, ecg, *_) in table.items():
         if getattr(args, name) is None:
             setattr(args, name, (known or {}).get(name, ecg if modality == "ecg" else eeg))
 
 
-def read_hyperparameters(path: Path, table: dict) -> dict:
-    """The flags of `table` in a best.json of tune.py: {"hyperparameters": {"lr": 0.0003, ...}, ...}.
+def read_hyperparameters(path: Path, table: dict, wanted_for: dict | None = None) -> dict:
+    """The flags of `table` in a best.json of tune.py: {"hyperparameters": {"lr": 0.0003, ...}, "fold": 3, ...}.
 
-    Raises ValueError where one is not a flag of this stage, or not a value that the flag would take.
+    wanted_for: the flags of the call; another target or fold than the search's is said on stderr. Raises ValueError
+    where the search was for another stage or modality, and where a flag is none of this stage, or its value none that
+    it would take.
     """
     try:
-        found = json.loads(path.read_text())["hyperparameters"].items()
+        searched = json.loads(path.read_text())
+        found = searched["hyperparameters"].items()
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(f'{path}: expected JSON with {{"hyperparameters": {{flag: value}}}}; write it with tune.py')
+    stages = {"pretrain": PRETRAIN, "finetune": FINETUNE, "fuse": FUSE}
+    stage = next((name for name, flags in stages.items() if flags is table), None)
+    wanted = {"stage": stage, **{name: (wanted_for or {}).get(name) for name in ("modality", "target", "fold")}}
+    for name, value in wanted.items():
+        if value is None or searched.get(name, value) == value:
+            continue
+        if name in ("stage", "modality"):
+            raise ValueError(f"{path}: expected a search with --{name} {value}, found {searched[name]}; take another")
+        known = "; what is tested here may have been trained on there" if name == "fold" else ""
+        print(f"note: {path} was searched with --{name} {searched[name]}, not {value}{known}", file=sys.stderr)
     flags = {}
     for name, value in found:
         if name not in table:
@@ -168,7 +185,8 @@ def read_hyperparameters(path: Path, table: dict) -> dict:
                 f"{path}: expected flags of this stage, found {name}; take the file of a search with this --stage"
             )
         several, like = isinstance(table[name][0], list), table[name][0]
-        number = positive(type(like[0] if several else like), zero=name in MAY_BE_ZERO)
+        kind = type(like[0] if several else like)
+        number = positive(kind, zero=name in MAY_BE_ZERO, below_one=name in BELOW_ONE)
         try:
             flags[name] = [number(str(each)) for each in value] if several else number(str(value))
         except (TypeError, ValueError, argparse.ArgumentTypeError):

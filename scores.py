@@ -214,11 +214,15 @@ def draws(subjects: int, n: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).multinomial(subjects, np.full(subjects, 1 / subjects), n).astype(float)
 
 
-def percentiles(values: np.ndarray) -> list[float]:
-    """The two-sided 95 % percentile interval of a bootstrap distribution; NaN where it has no finite value."""
+def percentiles(values: np.ndarray, between: bool = True) -> list[float]:
+    """The two-sided 95 % percentile interval of a distribution; NaN where it has no finite value.
+
+    between: ends may lie between two values; else they are values, the outer of the two."""
     values = values[np.isfinite(values)]
-    tail = (1 - CONFIDENCE) / 2
-    return np.quantile(values, [tail, 1 - tail]).tolist() if len(values) else [np.nan, np.nan]
+    if not len(values):
+        return [np.nan, np.nan]
+    tail, (low, high) = (1 - CONFIDENCE) / 2, ("linear", "linear") if between else ("lower", "higher")
+    return [float(np.quantile(values, tail, method=low)), float(np.quantile(values, 1 - tail, method=high))]
 
 
 def bootstrap(predictions: np.ndarray, score: str, n: int, seed: int) -> list[float]:
@@ -309,8 +313,11 @@ def direction_null(auroc: np.ndarray, permutations: int, seed: int) -> np.ndarra
     varies most in the signals, in a direction that chance chose. Where that tells the rating, its AUROC in a fold is
     far from 0.5 on either side, which `auroc_null` would take for knowledge of the labels.
     """
+    distance = auroc[np.isfinite(auroc)] - 0.5
+    if len(distance) < 2:  # which SciPy does not take
+        return 0.5 + np.concatenate([-distance, distance])
     test = stats.permutation_test(
-        (auroc[np.isfinite(auroc)] - 0.5,),
+        (distance,),
         lambda distance, axis: np.mean(distance, axis=axis),
         permutation_type="samples",
         vectorized=True,

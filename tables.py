@@ -82,7 +82,10 @@ def verdict(comparison: dict) -> str:
     """Of the adjusted P values over subjects (would new people show it?) and of the corrected t (would training on
     other data?): a difference must pass both, for the first takes the trained models as they are, and the second the
     people."""
-    by_subjects, by_folds = (comparison[f"{test}_holm"] < scores.SIGNIFICANT for test in ("sign_flip", "corrected"))
+    adjusted = np.array([comparison[f"{test}_holm"] for test in ("sign_flip", "corrected")])
+    if np.isnan(adjusted).any():
+        return UNDEFINED
+    by_subjects, by_folds = adjusted < scores.SIGNIFICANT
     if by_subjects and by_folds:
         return "better" if comparison["difference"] > 0 else "worse"
     return "only by subjects" if by_subjects else "only by folds" if by_folds else "not significant"
@@ -168,7 +171,7 @@ def transfer_table(runs: list[Evaluated]) -> dict:
             {
                 "Data set": run.data.manifest["dataset"] + ", simulated signals" * simulated,
                 "Segments, subjects": f"{len(table)}, {len(np.unique(table['subject']))}",
-                "Split by, folds, seed": f"{settings['split']}, {settings['n_folds']}, {settings['seed']}",
+                "Split by, folds, seed": f"{settings['split']}, {settings['n_folds']}, {settings['fold_seed']}",
                 **{f"Shared {name}": f"{100 * known[name]:.0f} %" for name in ("subject", "trial", "video")},
                 "Z-scored by": known["z_score"],
                 "High is above": known["threshold"],
@@ -317,12 +320,12 @@ def null_table(evaluated: Evaluated, rows: list[str]) -> list[dict]:
             if "-shuffled" in row:
                 by_fold = scores.by_fold(predictions, "auroc")
                 null = scores.direction_null(by_fold, *args)
-                p = float(np.mean(np.abs(null - 0.5) >= abs(observed - 0.5) - 1e-12))
+                p = float(np.mean(np.abs(null - 0.5) >= abs(observed - 0.5) - 1e-12)) if len(null) else np.nan
                 fewest = min(fewest, np.isfinite(by_fold).sum())
             else:
                 null = scores.auroc_null(predictions, *args)
                 p = scores.two_tailed(observed, null)
-            found = {"auroc": observed, "null": scores.percentiles(null), "p": p}
+            found = {"auroc": observed, "null": scores.percentiles(null, between=False), "p": p}
             evaluated.summaries[row][target]["within_subject"] = found
             words = UNDEFINED if np.isnan(p) else "inside" if p >= scores.SIGNIFICANT else "outside"
             lines.append([name_of(row), target, fill(row, target, "auroc"), span(found["null"]), p_value(p), words])
@@ -334,7 +337,8 @@ def null_table(evaluated: Evaluated, rows: list[str]) -> list[dict]:
     if not lines:
         return []
     if 2.0 ** (1 - fewest) >= scores.SIGNIFICANT:
-        notes.append(f"{fewest} folds are too few: P of shuffled labels cannot be below {2.0 ** (1 - fewest):g}.")
+        least = min(1.0, 2.0 ** (1 - fewest))
+        notes.append(f"Too few folds ({fewest}): P of shuffled labels cannot be below {least:g}.")
     return [
         {
             "title": f"Is it the signal? AUROC within subjects; {evaluated.run.folder}",
@@ -381,6 +385,7 @@ def protocol_tables(first: Evaluated, second: Evaluated) -> list[dict]:
         raise ValueError(f"--run: expected runs of the same data, found others in {heads[0]} and {heads[1]}")
     rows = [row for row in first.rows if row in second.rows]
     notes = ["Difference [low, high by drawing subjects, 95 %]. n.s.: not significant, for the interval holds 0."]
+    notes[0] += " Of runs with the same folds, those that both have; incomplete: of others, and a fold is missing."
     notes += [f"{each.run.folder}: {note}" for each in (first, second) for note in notes_of(each, rows)]
     tables = []
     for score in SHOWN:
@@ -393,6 +398,7 @@ def protocol_tables(first: Evaluated, second: Evaluated) -> list[dict]:
                 limits = found["bootstrap"] if found else [np.nan, np.nan]
                 cells.append(f"{number(found['difference'], '+')} {span(limits)}" if found else UNDEFINED)
                 cells[-1] += " n.s." if limits[0] <= 0 <= limits[1] else ""
+                cells[-1] += " (incomplete)" if found and not found["complete"] else ""
             lines.append([name_of(row), *cells])
         columns = [
             f"{target[:2].capitalize()}. {part}" for target in first.targets for part in ("1st", "2nd", "1st - 2nd")

@@ -144,8 +144,9 @@ def words(value) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def open_search(args: argparse.Namespace, flags: dict, space: dict) -> Path:
-    """The folder of the search; ValueError where another one, or a changed split, is found there."""
+def open_search(args: argparse.Namespace, flags: dict, space: dict) -> tuple[Path, dict]:
+    """The folder of the search and what it is to be known by; ValueError where another one, or a changed split, is
+    found there. Nothing is written yet."""
     target = flags["target"] + variants.suffix(argparse.Namespace(**flags)) if "target" in flags else "pretrain"
     modality = flags.get("modality") or ("fused-crossfit" if flags["cross_fit"] else "fused")
     folder = Path(flags["run"]) / "tune" / modality / f"fold{flags['fold']}" / target
@@ -159,9 +160,7 @@ def open_search(args: argparse.Namespace, flags: dict, space: dict) -> Path:
     search = {"stage": args.stage, "grace_epochs": args.grace_epochs, "reduction": args.reduction, **fixed}
     search = json.loads(json.dumps({**search, "space": space}))
     path = folder / "search.json"
-    if args.fresh and path.exists():
-        shutil.rmtree(folder)
-    if path.exists():
+    if path.exists() and not args.fresh:
         earlier = json.loads(path.read_text())
         for name in search:
             if earlier.get(name) != search[name]:
@@ -170,9 +169,7 @@ def open_search(args: argparse.Namespace, flags: dict, space: dict) -> Path:
                     f"{path}: this search was started with {flag} {words(earlier.get(name))}, found "
                     f"{words(search[name])}; use the same flags, or --fresh"
                 )
-    folder.mkdir(parents=True, exist_ok=True)
-    folds.write_atomically(path, lambda file: file.write((json.dumps(search, indent=1) + "\n").encode()))
-    return folder
+    return folder, search
 
 
 def trial_folder(folder: Path, config: dict) -> Path:
@@ -241,7 +238,7 @@ def write_table(folder: Path, rows: list[dict]) -> None:
     folds.write_atomically(folder / "trials.csv", lambda file: file.write(text.getvalue().encode()))
 
 
-def search(args: argparse.Namespace, given: list[str], flags: dict, space: dict, folder: Path) -> list[dict]:
+def search(args, given: list[str], flags: dict, space: dict, folder: Path, known_by: dict) -> list[dict]:
     """Run the trials; the rows of trials.csv, which is written after every trial."""
     os.environ |= {"TUNE_DISABLE_SIGINT_HANDLER": "1", "RAY_AIR_NEW_OUTPUT": "0"}
     gpus = args.gpus or 0
@@ -250,6 +247,11 @@ def search(args: argparse.Namespace, given: list[str], flags: dict, space: dict,
     )
     if args.gpus is None and ray.cluster_resources().get("GPU"):
         gpus = 1
+    path = folder / "search.json"
+    if args.fresh and path.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    folds.write_atomically(path, lambda file: file.write((json.dumps(known_by, indent=1) + "\n").encode()))
     rows = []
 
     class Table(tune.Callback):
@@ -318,8 +320,8 @@ def main() -> None:
     if args.print_flags:
         print(json.dumps({**training.plain_flags(args), "flags": flags, "space": space}, indent=1))
         return
-    folder = open_search(args, flags, space)
-    rows = search(args, given, flags, space, folder)
+    folder, known_by = open_search(args, flags, space)
+    rows = search(args, given, flags, space, folder, known_by)
 
     counted = [row for row in rows if row["outcome"] == "finished" or ("epochs" in space and row["epochs"])]
     if not counted:

@@ -204,7 +204,7 @@ def run(flags):
     """A training step of the paper's network, ours, stock PyTorch's and the same compiled, in turns."""
     if flags.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: no GPU is visible to PyTorch; use --device cpu")
-    flags.sides = ["ours", *(side for side in flags.sides if side != "ours")]
+    flags.sides = list(dict.fromkeys(["ours", *flags.sides]))
     peak = peak_flops(flags)
     result = {task: measure(task, flags) for task in flags.tasks}
     for rows in result.values():

@@ -178,6 +178,10 @@ DAMAGED = [  # file, damage, command, what the line says besides the file
         "weight cls of shape (8,), found (3,)",
     ),
     (FOLD + "arousal.pt", state(lambda content: content["model"].pop("cls")), (*FUSE_1, "--fresh"), "cls of shape"),
+    (FOLD + "arousal.pt", state(lambda content: content["model"].update(cls=3)), FUSE_1, "expected weights"),
+    (FOLD + "arousal.pt", state(lambda content: content.update(channels={"eeg": 3})), FUSE_1, "names of channels"),
+    (FOLD + "arousal.pt", state(lambda content: content.update(flags={})), FUSE_1, "flags of their training"),
+    (FOLD + "pretrain.pt", state(lambda content: content["flags"].pop("ffn")), FINETUNE_EEG, "--ffn among its flags"),
     (FOLD + "pretrain.jsonl", after_one_epoch(noise), PRETRAIN_EEG, "one line of JSON an epoch"),
     (FOLD + "pretrain.jsonl", after_one_epoch(folder), PRETRAIN_EEG, "directory"),
     # predictions
@@ -201,7 +205,6 @@ FLAGS = [  # command, what the line says
     ((*ANEW, "--cnn-kernels", "4", "4"), "--cnn-kernels [4, 4]: expected one odd size"),
     ((*ANEW, "--cnn-kernels", "5"), "--cnn-channels [6, 8]"),
     ((*ANEW, "--heads", "3"), "--heads 3, found 8"),
-    ((*ANEW, "--dropout", "1.5"), "dropout"),
     ((*ANEW, "--mask-probability", "1e-9"), "--mask-probability 1e-09: masks no point"),
     ((*ANEW, "--mask-probability", "0.999999"), "--mask-probability 0.999999: masks no point or all of them"),
     ((*ANEW, "--device", "abacus"), "--device abacus: not usable here"),

@@ -90,6 +90,20 @@ def cluster_flags(*flags):
         sys.argv = argv
 
 
+@pytest.mark.parametrize(
+    "flags, says",
+    [
+        ("--flags=--run elsewhere", "the grid sets --run itself"),
+        ("--finetune-flags=--init=random", "the grid sets --init itself"),
+        ("--fuse-flags='", "--fuse-flags ': No closing quotation"),
+    ],
+)
+def test_flags_that_the_grid_sets_are_refused(base, flags, says):
+    finished = call("cluster.py", flags, "--run", "runs/new", cwd=base)
+    assert finished.returncode == 2 and finished.stderr.count("\n") == 1 and says in finished.stderr
+    assert not (base / "runs" / "new").exists()
+
+
 @pytest.mark.parametrize("folds", ["3-1", "a", "1,", "-1", "12"])
 def test_folds_that_are_none_are_named(base, folds):
     finished = call("cluster.py", f"--folds={folds}", cwd=base)

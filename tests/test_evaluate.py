@@ -202,7 +202,8 @@ def test_a_known_difference_is_better_and_none_is_not_significant(work):
         (0.01, 0.2, 0.1, "only by subjects"),
         (0.2, 0.01, 0.1, "only by folds"),
         (0.05, 0.05, 0.1, "not significant"),
-        (np.nan, np.nan, 0.1, "not significant"),
+        (np.nan, np.nan, 0.1, "-"),
+        (0.01, np.nan, 0.1, "-"),
     ],
 )
 def test_a_verdict_needs_both_tests(by_subjects, by_folds, difference, expected):
@@ -403,10 +404,8 @@ def test_predictions_of_another_run_are_refused(work):
 def test_a_model_of_another_run_beside_its_predictions_is_refused(work):
     run = open_run(work / "runs" / "paper", work / "data" / "mini")
     path = run.folder / "ecg" / "fold1" / "arousal.pt"
-    torch.save({"identity": {**run.identity, "fold": 1, "target": "arousal", "seed": 1}}, path)
+    torch.save({"identity": {**run.identity, "fold": 1, "target": "arousal", "seed": 1}, "flags": {}}, path)
     assert "ecg/fold1/arousal.pt: expected a checkpoint with seed 0, found 1" in refused(work)
-    torch.save({"identity": {**run.identity, "fold": 1, "target": "arousal"}}, path)
-    evaluate(work)
     path.write_bytes(path.read_bytes()[:100])
     assert "ecg/fold1/arousal.pt: not a checkpoint that can be loaded" in refused(work)
 
@@ -436,6 +435,36 @@ def test_one_class_folds_are_marked(two_protocols, tmp_path):
     assert "EEG, arousal: one class alone in fold 0 1 2" in text
     found = json.loads(evaluate(work, "--json", runs=("runs/single",)))["runs"][0]["table"]["EEG"]["arousal"]
     assert found["one_class"] == list(range(12)) and found["auroc"]["mean"] is None
+
+
+def test_shuffled_labels_of_one_fold_alone(work):
+    plant(open_run(work / "runs" / "paper", work / "data" / "mini"), "eeg", "arousal-shuffled", right=0.6, only=[1])
+    text = evaluate(work)
+    cells = line(text, "Is it the signal?", "EEG, shuffled labels")
+    low, high = map(float, cells[2].strip("[]").split(", "))
+    assert low < 0.5 < high and cells[3:] == ["1.0000", "inside"]
+    assert "Too few folds (1): P of shuffled labels cannot be below 1." in " ".join(text.split())
+
+
+def test_runs_with_the_same_folds_are_compared_over_those_of_both(work):
+    shutil.copytree(work / "runs" / "paper", work / "runs" / "less")
+    (work / "runs" / "less" / "eeg" / "fold0" / "arousal.npy").unlink()
+    text = evaluate(work, runs=("runs/paper", "runs/less"))
+    assert line(text, "Protocols side by side, AUROC", "EEG")[2].startswith("+0.000 [0.000, 0.000]")
+
+
+@pytest.mark.parametrize("flags", [("--rows", 3), ("--out", "shown")])
+def test_flags_of_the_report_need_it(work, flags):
+    assert "they need --report" in refused(work, *flags)
+
+
+def test_another_set_that_was_moved_is_left_out_and_said(work):
+    path = work / "runs" / "paper" / "eeg" / "fold1" / "arousal@far.npy"
+    shutil.copy(path.with_name("arousal.npy"), path)
+    path.with_suffix(".json").write_text('{"data": "data/far", "data_sha256": "", "threshold": "global"}')
+    notes = [each for each in evaluate(work).splitlines() if each.startswith("note: ")]
+    assert len(notes) == 1 and notes[0].startswith("note: runs/paper/eeg/fold1/arousal@far.npy: not read")
+    assert "data/far" in notes[0]
 
 
 def test_report_is_written_beside_the_tables(work):

@@ -143,3 +143,13 @@ def test_a_warm_up_longer_than_the_training_is_said(work):
     assert "note:" not in done("pretrain.py", *flags, "--warmup-epochs", 2, cwd=work)
     said = done("pretrain.py", *flags, "--warmup-epochs", 8, "--fresh", cwd=work)
     assert "note: the learning rate comes no higher than 0.00025, for --warmup-epochs 8 is more than --epochs 2" in said
+
+
+@pytest.mark.parametrize("flag", ["--dropout", "--mask-probability", "--beta1", "--lr"])
+@pytest.mark.parametrize("value", [-0.1, 1.0])
+def test_numbers_out_of_range_are_refused(tmp_path, flag, value):
+    finished = call("pretrain.py", "--modality", "ecg", "--fold", 3, flag, value, "--print-flags", cwd=tmp_path)
+    assert finished.returncode == (0 if (flag, value) == ("--lr", 1.0) else 2)
+    if finished.returncode:
+        expected = "below 1" if value == 1.0 else "0"
+        assert f"argument {flag}: expected a number" in finished.stderr and expected in finished.stderr

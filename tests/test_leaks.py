@@ -117,6 +117,8 @@ def test_fine_tuned_model_as_a_pretrained_one(work):
 def test_pretraining_replaced_after_fine_tuning(work):
     done("pretrain.py", *EEG, *PRETRAIN, "--lr", 1e-3, "--fresh", cwd=work)
     refused(work, "finetune.py", says=["eeg/fold1/arousal.pt", "init sha256"])
+    for script in ("fuse.py", "evaluate.py"):
+        refused(work, script, says=["eeg/fold1/arousal.pt", "eeg/fold1/pretrain.pt was trained again since"])
 
 
 def test_base_models_of_two_folds(work):
@@ -138,8 +140,10 @@ def test_base_model_of_another_making(work, flags, says):
         (work / "runs" / "other" / "run.json").unlink()
         flags = (*flags, "--n-folds", 4)
     done("finetune.py", *EEG, *FINETUNE, *flags, cwd=work)
-    name = "../other/eeg/fold1/arousal.pt" if "runs/other" in flags else "eeg/fold1/" + (
-        "arousal-random.pt" if "random" in flags else "valence.pt"
+    name = (
+        "../other/eeg/fold1/arousal.pt"
+        if "runs/other" in flags
+        else "eeg/fold1/" + ("arousal-random.pt" if "random" in flags else "valence.pt")
     )
     copy(work, name, "eeg/fold1/arousal.pt")
     refused(work, "fuse.py", says=["eeg/fold1/arousal.pt", says])
@@ -148,6 +152,29 @@ def test_base_model_of_another_making(work, flags, says):
 def test_base_model_replaced_after_fusion(work):
     done("finetune.py", *EEG, "--target", "arousal", *FINETUNE, "--lr", 1e-3, "--fresh", cwd=work)
     refused(work, "fuse.py", says=["fused/fold1/arousal.pt", "base sha256"])
+    refused(work, "evaluate.py", says=["fused/fold1/arousal.pt", "eeg/fold1/arousal.pt was trained again since"])
+
+
+@pytest.mark.parametrize(
+    "source, target, says",
+    [
+        ("ecg/fold1/arousal", "eeg/fold1/arousal", "modality eeg, found ecg"),
+        ("eeg/fold1/arousal", "eeg/fold1/arousal-random", "init random, found pretrained"),
+        ("eeg/fold1/arousal", "eeg/fold1/arousal-shuffled-fraction0.5", "shuffle labels True, found False"),
+    ],
+)
+def test_predictions_of_another_model(work, source, target, says):
+    for suffix in (".pt", ".npy"):
+        copy(work, source + suffix, target + suffix)
+    refused(work, "evaluate.py", says=[f"{target}.pt", says])
+
+
+def test_folds_trained_with_other_flags_are_said(work):
+    assert "the folds were trained with different" not in done(*COMMANDS["evaluate.py"], cwd=work)
+    flags = ("--modality", "eeg", "--fold", 2, "--target", "arousal")
+    done("finetune.py", *flags, *FINETUNE, "--lr", 1e-3, "--fresh", cwd=work)
+    said = "note: EEG, arousal: the folds were trained with different --lr (0.0001, 0.001)\n"
+    assert said in done(*COMMANDS["evaluate.py"], cwd=work)
 
 
 def test_predictions_of_another_fold_or_threshold(work):

@@ -274,6 +274,9 @@ def test_direction_null_is_every_way_of_turning_folds_around():
     distance = np.array([0.4, -0.1, 0.25])
     every = [0.5 + np.mean(distance * signs) for signs in itertools.product([-1, 1], repeat=3)]
     assert np.sort(scores.direction_null(auroc, 99, 0)) == pytest.approx(np.sort(every), abs=1e-12)
+    assert scores.direction_null(auroc[1:3], 99, 0).tolist() == pytest.approx([0.6, 0.4])
+    assert len(scores.direction_null(auroc[2:3], 99, 0)) == 0
+    assert scores.percentiles(np.array(every), between=False) == pytest.approx([min(every), max(every)])
 
 
 def test_models_that_learn_from_shuffled_labels_find_a_direction_that_chance_chose():

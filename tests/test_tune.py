@@ -126,6 +126,9 @@ def test_hyperparameters_come_from_the_file_where_no_flag_names_them(search):
         ('{"hyperparameters": {"epochs": 2.5}}', "found 2.5"),
         ('{"hyperparameters": {"classifier_hidden": 64}}', "such as 64, found 64"),
         ('{"hyperparameters": {"classifier_hidden": []}}', "classifier_hidden, found none"),
+        ('{"hyperparameters": {"dropout": 1}}', "found 1"),
+        ('{"hyperparameters": {}, "stage": "fuse"}', "expected a search with --stage finetune, found fuse"),
+        ('{"hyperparameters": {}, "modality": "ecg"}', "expected a search with --modality eeg, found ecg"),
     ],
 )
 def test_hyperparameters_that_are_none_are_named(search, text, says):
@@ -133,6 +136,14 @@ def test_hyperparameters_that_are_none_are_named(search, text, says):
     finished = call("finetune.py", *ARGS, "--hyperparameters", "best.json", "--print-flags", cwd=search)
     assert finished.returncode == 2 and finished.stderr.count("\n") == 1
     assert finished.stderr.startswith("finetune.py: best.json: ") and says in finished.stderr
+
+
+def test_hyperparameters_of_another_fold_are_said(search):
+    for fold in (1, 3):
+        (search / "best.json").write_text(f'{{"hyperparameters": {{"lr": 0.25}}, "fold": {fold}, "stage": "finetune"}}')
+        finished = call("finetune.py", *ARGS, "--hyperparameters", "best.json", "--print-flags", cwd=search)
+        assert finished.returncode == 0 and json.loads(finished.stdout)["lr"] == 0.25
+        assert ("searched with --fold 3, not 1" in finished.stderr) == (fold == 3)
 
 
 # ---- what tune.py refuses -------------------------------------------------------------------------------------------
@@ -143,6 +154,16 @@ def test_without_ray_one_line_says_what_to_install(search, monkeypatch):
     finished = call("tune.py", *SEARCH, cwd=search)
     assert finished.returncode == 2 and finished.stderr.count("\n") == 1
     assert "pip install -r requirements-ray.txt" in finished.stderr
+    assert not (search / "runs" / "paper" / "tune").exists()
+
+
+def test_a_search_that_cannot_start_leaves_the_earlier_one(search, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    earlier = search / FOUND / "search.json"
+    earlier.parent.mkdir(parents=True)
+    earlier.write_text("{}")
+    assert call("tune.py", *SEARCH, "--fresh", cwd=search).returncode == 2
+    assert earlier.read_text() == "{}"
 
 
 @pytest.mark.parametrize(
