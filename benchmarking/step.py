@@ -90,24 +90,28 @@ def gradients(side, task, precision, device, seed):
     return {name: x.grad.double() for name, x in model.named_parameters() if x.grad is not None}
 
 
-def gradient_errors(side, task, flags):
-    """{parameter: error of its gradient, relative to the norm of that in float64}, the median of three batches: a
-    single ReLU on the other side of zero multiplies the error of a batch."""
-    errors = []
+def gradient_errors(task, flags):
+    """{side: {parameter: error of its gradient, relative to the norm of that in float64}}, the median of three batches:
+    a single ReLU on the other side of zero multiplies the error of a batch."""
+    torch.set_num_threads(flags.threads)
+    errors = {side: [] for side in flags.sides}
     for seed in range(3):
         exact = gradients("stock", task, "fp64", flags.device, seed)
-        found = gradients(side, task, flags.precision, flags.device, seed)
-        errors.append({name: ((found[name] - x).norm() / x.norm()).item() for name, x in exact.items()})
-    return {name: statistics.median(batch[name] for batch in errors) for name in errors[0]}
+        for side, batches in errors.items():
+            found = gradients(side, task, flags.precision, flags.device, seed)
+            batches.append({name: ((found[name] - x).norm() / x.norm()).item() for name, x in exact.items()})
+    return {
+        side: {name: statistics.median(batch[name] for batch in batches) for name in batches[0]}
+        for side, batches in errors.items()
+    }
 
 
 def work(side, task, flags, pipe):
-    """The life of one side's process: its errors first, then for each request some steps and their seconds, those by
-    the clock and those of the CPUs: on a machine that others use too, with one thread, the latter are the fair ones."""
+    """The life of one side's process: for each request some steps and their seconds, those by the clock and those of
+    the CPUs: on a machine that others use too, with one thread, the latter are the fair ones."""
     torch.set_num_threads(flags.threads)
     if side == "ours" or flags.allocator == "same":
         training.keep_memory()
-    pipe.send(gradient_errors(side, task, flags))
     model = build(side, paper.NETWORK["dropout"][0]).to(flags.device).train()
     optimizer = torch.optim.Adam(model.parameters(), 1e-4, fused=True if side == "ours" else None)
     loss = losses(model, flags.batch_size, flags.device)[task]
@@ -129,6 +133,7 @@ def work(side, task, flags, pipe):
 
     step()
     step()
+    pipe.send("ready")
     if flags.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     while pipe.recv():
@@ -169,20 +174,21 @@ def answer(side, pipe):
 
 def measure(task, flags):
     """{side: its row} for one task; the sides take turns, one after the other alone on the machine."""
-    context, workers = multiprocessing.get_context("spawn"), {}
+    errors, context, workers = gradient_errors(task, flags), multiprocessing.get_context("spawn"), {}
     for side in flags.sides:
         pipe, end = context.Pipe()
         process = context.Process(target=work, args=(side, task, flags, end), daemon=True)
         process.start()
         end.close()
-        workers[side] = process, pipe, answer(side, pipe)
+        answer(side, pipe)
+        workers[side] = process, pipe
     seconds = {side: [] for side in workers}
     for _ in tqdm(range(flags.repeats), unit="round", desc=task, disable=None):
-        for side, (_, pipe, _) in workers.items():
+        for side, (_, pipe) in workers.items():
             pipe.send(True)
             seconds[side].append([statistics.median(times) for times in zip(*answer(side, pipe))])
     rows = {}
-    for side, (process, pipe, errors) in workers.items():
+    for side, (process, pipe) in workers.items():
         pipe.send(False)
         peak = answer(side, pipe)
         process.join()
@@ -194,8 +200,8 @@ def measure(task, flags):
             "samples_per_s": flags.batch_size / median,
             **dict(zip(("time_to_ours", "cpu_time_to_ours"), map(statistics.median, zip(*to_ours)))),
             "peak_bytes": peak,
-            "gradient_error": statistics.median(errors.values()),
-            "gradient_error_to_ours": statistics.median(errors[name] / x for name, x in workers["ours"][2].items()),
+            "gradient_error": statistics.median(errors[side].values()),
+            "gradient_error_to_ours": statistics.median(errors[side][name] / x for name, x in errors["ours"].items()),
         }
     return rows
 

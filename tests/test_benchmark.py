@@ -11,15 +11,22 @@ import pytest
 from benchmarking import step
 
 
+@pytest.fixture(scope="module")
+def steps():
+    """precision -> a running `benchmark.py step`, both at the same time."""
+    command = [sys.executable, "benchmark.py", "step", "--device", "cpu", "--batch-size", "1", "--sides", "stock"]
+    command += ["--threads", "1", "--repeats", "1", "--json", "--precision"]
+    pipes = {"cwd": Path(__file__).parent.parent, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return {precision: subprocess.Popen([*command, precision], **pipes) for precision in ("fp32", "bf16")}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("precision, factor", [("fp32", 1.5), ("bf16", 2.0)])
-def test_a_step_is_as_accurate_as_stock_pytorchs(precision, factor):
+def test_a_step_is_as_accurate_as_stock_pytorchs(steps, precision, factor):
     """The median over the parameters of the error of a gradient from float64, beside that of the stock network."""
-    command = [sys.executable, "benchmark.py", "step", "--device", "cpu", "--precision", precision, "--batch-size", "1"]
-    command += ["--sides", "stock", "--threads", "1", "--repeats", "1", "--json"]
-    done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    tasks = json.loads(done.stdout)["tasks"]
+    stdout, stderr = steps[precision].communicate()
+    assert steps[precision].returncode == 0, stderr[-2000:]
+    tasks = json.loads(stdout)["tasks"]
     assert list(tasks) == ["pre-training", "fine-tuning"]
     for rows in tasks.values():
         assert rows["ours"]["seconds"] > 0 and rows["stock"]["samples_per_s"] > 0
