@@ -186,6 +186,9 @@ def train(config: dict, stage: str, given: list[str], search: Path, threads: int
     """One trial, inside a Ray worker: run the stage, and tell Tune its validation loss after every epoch."""
     from ray import tune
 
+    # The worker's next trial waits until this one's stage has saved and ended. Tune gives that 2 seconds, too few on a
+    # busy machine, and then waits for ever.
+    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "600"
     here, reported = Path(folder) / trial_folder(search, config), 0
     log = here / "log.txt"
 

@@ -203,8 +203,8 @@ def ended(folder, process, code=0):
 
 
 @pytest.fixture(scope="module")
-def alone_and_killed(finished, tmp_path_factory):
-    """Two searches of eight trials, at the same time: one left alone, one killed in its fourth trial and restarted."""
+def searching(finished, tmp_path_factory):
+    """Two searches of eight trials that run: one left alone, one killed in its fourth trial and restarted."""
     folder = tmp_path_factory.mktemp("searches")
     alone = started(finished, folder / "alone", "--trials", 8, *SEARCH)
     killed, process = started(finished, folder / "killed", "--trials", 8, *SEARCH)
@@ -215,14 +215,12 @@ def alone_and_killed(finished, tmp_path_factory):
     process.send_signal(signal.SIGKILL)
     ended(killed, process, code=-signal.SIGKILL)
     assert len(rows_of(killed)) < 8
-    ended(killed, start("tune.py", "--trials", 8, *SEARCH, cwd=killed, output=killed / "printed"))
-    ended(*alone)
-    return alone[0], killed
+    return alone, (killed, start("tune.py", "--trials", 8, *SEARCH, cwd=killed, output=killed / "printed"))
 
 
 @pytest.fixture(scope="module")
-def others(finished, tmp_path_factory):
-    """Further searches, all at once on two nodes: name -> (folder, process that has ended)."""
+def others(searching, finished, tmp_path_factory):
+    """Further searches at the same time, all on two nodes: name -> (folder, process that has ended)."""
     folder = tmp_path_factory.mktemp("others")
 
     def spoil(folder):
@@ -243,6 +241,14 @@ def others(finished, tmp_path_factory):
         for _, process in running.values():
             process.wait(900)
     return running
+
+
+@pytest.fixture(scope="module")
+def alone_and_killed(searching, others):
+    """The folders of those two searches, which have ended."""
+    for folder, process in searching:
+        ended(folder, process)
+    return [folder for folder, _ in searching]
 
 
 @needs_ray
