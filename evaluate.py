@@ -155,7 +155,7 @@ def check_checkpoint(path: Path, run: folds.Run, fold: int, variant: re.Match) -
         found, flags = dict(state["identity"]), dict(state["flags"])
     except Exception as error:  # whatever damaged bytes lead to
         raise ValueError(f"{path}: not a checkpoint that can be loaded ({type(error).__name__}); remove it")
-    model, folder = path.parent.parent.name, path.parent
+    model, of_fold = path.parent.parent.name, path.parent.name
     expected = {
         **run.identity,
         "fold": fold,
@@ -168,21 +168,20 @@ def check_checkpoint(path: Path, run: folds.Run, fold: int, variant: re.Match) -
     }
     if model in paper.MODALITIES:
         expected |= {"modality": model, "leave_out": None}
-        parents = {"init_sha256": [folder / "pretrain.pt"]} if not variant[3] else {}
+        script, parents, known = "finetune.py", [path.with_name("pretrain.pt")], [found.get("init_sha256")]
+        if variant[3]:
+            parents = []
     else:
-        parts = found.get("cross_fit")
+        script, known, parts = "fuse.py", found.get("base_sha256", []), found.get("cross_fit")
+        if bool(parts) != (model == "fused-crossfit"):
+            raise ValueError(f"{path}: expected a model of {model}, found --cross-fit {parts}; call {script} again")
         names = [variants.left_out(part, parts) for part in range(parts)] if parts else [""]
         bases = [(modality, name) for name in names for modality in paper.MODALITIES]
-        fold_folder = f"fold{fold}"
-        parents = {"base_sha256": [run.folder / m / fold_folder / f"{path.stem}{name}.pt" for m, name in bases]}
+        parents = [run.folder / modality / of_fold / f"{path.stem}{name}.pt" for modality, name in bases]
     checkpoints.check_identity(path, found, expected)
-    for key, paths in parents.items():
-        known = found.get(key) if isinstance(found.get(key), list) else [found.get(key)]
-        for parent, sha256 in zip(paths, known):
-            if parent.exists() and sha256_once(parent) != sha256:
-                raise ValueError(
-                    f"{path}: {parent} was trained again since; call the script of the former with --fresh"
-                )
+    for parent, sha256 in zip(parents, known):
+        if parent.exists() and sha256_once(parent) != sha256:
+            raise ValueError(f"{path}: {parent} was trained again since; call {script} again with --fresh")
     return flags
 
 

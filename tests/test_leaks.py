@@ -169,6 +169,11 @@ def test_predictions_of_another_model(work, source, target, says):
     refused(work, "evaluate.py", says=[f"{target}.pt", says])
 
 
+def test_a_fusion_that_was_not_cross_fitted(work):
+    shutil.copytree(work / "runs" / "paper" / "fused", work / "runs" / "paper" / "fused-crossfit")
+    refused(work, "evaluate.py", says=["fused-crossfit/fold1/arousal.pt", "expected a model of fused-crossfit"])
+
+
 def test_folds_trained_with_other_flags_are_said(work):
     assert "the folds were trained with different" not in done(*COMMANDS["evaluate.py"], cwd=work)
     flags = ("--modality", "eeg", "--fold", 2, "--target", "arousal")
