@@ -8,7 +8,7 @@ models. A cell that is done says so and is skipped. One whose worker or node die
 checkpoint; one that fails for good leaves out those that need it, and the others go on (exit code 1).
 
 Without --address Ray is started on this machine. All nodes must see this folder, the data and the run under the same
-path, and have the same environment. What a cell prints is appended to <cell>.log, beside its checkpoint. With the same
+path, and have the same environment. What a cell prints, all its attempts, is in <cell>.log, beside its checkpoint. With the same
 --threads the predictions are those of reproduce.sh in every bit.
 """
 
@@ -226,7 +226,8 @@ def work_off(cells: dict[str, Cell], ray, args: argparse.Namespace) -> None:
     gpus = args.gpus or (GPUS if ray.cluster_resources().get("GPU") else (0, 0, 0))
     task, refs, live = ray.remote(run_cell), {}, sys.stdout.isatty()
     for cell in cells.values():
-        (args.run / f"{cell.name}.log").unlink(missing_ok=True)
+        log = args.run / f"{cell.name}.log"
+        log.unlink(missing_ok=True)
         options = task.options(
             name=cell.name,
             num_cpus=args.threads,
@@ -235,7 +236,6 @@ def work_off(cells: dict[str, Cell], ray, args: argparse.Namespace) -> None:
             retry_exceptions=[ChildProcessError],
         )
         needed = [refs[name] for name in cell.needs]
-        log = args.run / f"{cell.name}.log"
         refs[cell.name] = options.remote(cell.stage, cell.flags, log, args.threads, os.getcwd(), *needed)
 
     cell_of, height = {ref: cells[name] for name, ref in refs.items()}, 0
