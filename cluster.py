@@ -8,8 +8,8 @@ models. A cell that is done says so and is skipped. One whose worker or node die
 checkpoint; one that fails for good leaves out those that need it, and the others go on (exit code 1).
 
 Without --address Ray is started on this machine. All nodes must see this folder, the data and the run under the same
-path, and have the same environment. What a cell prints, all its attempts, is in <cell>.log, beside its checkpoint. With the same
---threads the predictions are those of reproduce.sh in every bit.
+path, and have the same environment. What a cell prints, in all its attempts, is in <cell>.log, beside its checkpoint.
+With the same --threads the predictions are those of reproduce.sh in every bit.
 """
 
 import argparse
