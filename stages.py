@@ -29,6 +29,8 @@ def start_ray(address: str, threads: int, gpus: float, *modules: str) -> list:
     Raises ValueError where Ray is missing, nothing answers, or no node has `threads` CPUs and `gpus` of a GPU.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray prints pages of a dead node's log into the table, which says itself what is tried again.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "Raylet is terminated|marked dead|retries remaining")
     try:
         ray, *imported = [importlib.import_module(name) for name in ("ray", *modules)]
     except ImportError as error:

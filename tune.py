@@ -182,7 +182,7 @@ def epochs_of(folder: Path) -> list[dict]:
     return [json.loads(line) for log in folder.glob("*.jsonl") for line in log.read_text().splitlines()]
 
 
-def train(config: dict, stage: str, given: list[str], search: Path, threads: int, folder: str) -> None:
+def train(config: dict, stage: str, given: list[str], epochs: int, search: Path, threads: int, folder: str) -> None:
     """One trial, inside a Ray worker: run the stage, and tell Tune its validation loss after every epoch."""
     from ray import tune
 
@@ -193,14 +193,16 @@ def train(config: dict, stage: str, given: list[str], search: Path, threads: int
     log = here / "log.txt"
 
     def report() -> int:
-        epochs = epochs_of(here)
-        for line in epochs[reported:]:
+        lines = epochs_of(here)
+        for line in lines[reported:]:
             tune.report(
                 {"epoch": line["epoch"], "validation_loss": line["validation_loss"]}
             )  # ends here if ASHA stops it
-        return len(epochs)
+        return len(lines)
 
-    reported = report()  # before anything is started: ASHA may have stopped it in an earlier call
+    reported = report()  # before anything is started: an earlier call may have finished it, or ASHA stopped it
+    if reported == epochs:
+        return
     flags = [word for name, value in config.items() for word in (f"--{name.replace('_', '-')}", *str(value).split())]
     process = stages.start(f"{stage}.py", [*given, *flags, "--validation-only", str(here)], log, threads, folder)
     try:
@@ -281,7 +283,13 @@ def search(args, given: list[str], flags: dict, space: dict, folder: Path, known
         for name, value in like.items()
     }
     trainable = tune.with_parameters(
-        train, stage=args.stage, given=given, search=folder, threads=flags["threads"], folder=os.getcwd()
+        train,
+        stage=args.stage,
+        given=given,
+        epochs=flags["epochs"],
+        search=folder,
+        threads=flags["threads"],
+        folder=os.getcwd(),
     )
     ray_folder = folder.absolute() / "ray"  # Tune's own notes, which nobody needs afterwards: the logs say it all
     shutil.rmtree(ray_folder, ignore_errors=True)

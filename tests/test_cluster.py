@@ -4,6 +4,7 @@ import re
 import shutil
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -112,30 +113,57 @@ def test_folds_that_are_none_are_named(base, folds):
 
 
 @pytest.fixture(scope="module")
-def grid(base, nodes, tmp_path_factory):
-    """The grid of three folds on two nodes, to be copied, and what it printed."""
-    folder = shutil.copytree(base, tmp_path_factory.mktemp("grid") / "grid")
-    return folder, finish("cluster.py", *GRID, *FEW, "--address", nodes.address, cwd=folder)
+def grids(base, nodes, tmp_path_factory):
+    """Two grids that have ended, name -> (folder, exit code, what was printed, folder of the shell loop): "whole", of
+    three folds, on `nodes`, and "killed", of one, on nodes of its own, one of which was killed in mid-training."""
+    folder = tmp_path_factory.mktemp("grids")
+    whole, killed, *loops = (shutil.copytree(base, folder / name) for name in ("whole", "killed", "loop", "loop of 80"))
+    logs = [killed / "runs" / "grid" / modality / "fold1" / "pretrain.log" for modality in ("eeg", "ecg")]
+    printed = [folder / name for name in ("printed by whole", "printed by killed")]
+    with two_nodes() as others:
+        flags = *MANY_EPOCHS, *FEW, "--folds", 1, "--address", others.address
+        running = start("cluster.py", *flags, cwd=killed, output=printed[1])
+        while not all(log.exists() and "epoch 3/80" in log.read_text() for log in logs):
+            assert running.poll() is None, printed[1].read_text()
+            time.sleep(0.05)
+        kill_raylet(next(iter(others.worker_nodes)))
+        both = start("cluster.py", *GRID, *FEW, "--address", nodes.address, cwd=whole, output=printed[0]), running
+        shell_loop(loops[0], range(3))
+        shell_loop(loops[1], [1], epochs=80)
+        codes = [process.wait(900) for process in both]
+    return dict(zip(("whole", "killed"), zip((whole, killed), codes, map(Path.read_text, printed), loops)))
 
 
 @needs_ray
 @pytest.mark.slow
-def test_grid_on_two_nodes_is_the_shell_loop(base, grid, tmp_path):
-    folder, finished = grid
-    reference = shutil.copytree(base, tmp_path / "reference")
-    shell_loop(reference, range(3))
-    assert finished.returncode == 0, finished.stderr
-    assert "15 of 15 cells are done" in finished.stdout and "15 cells on 2 nodes" in finished.stdout
-    assert "Fused" in finished.stdout  # the evaluation
-    assert_same(folder, reference, count=9)
-    running = re.findall(r"^(\S+): running on ", finished.stdout, re.MULTILINE)
+def test_grid_on_two_nodes_is_the_shell_loop(grids):
+    folder, code, printed, loop = grids["whole"]
+    assert code == 0, printed
+    assert "15 of 15 cells are done" in printed and "15 cells on 2 nodes" in printed
+    assert "Fused" in printed  # the evaluation
+    assert_same(folder, loop, count=9)
+    running = re.findall(r"^(\S+): running on ", printed, re.MULTILINE)
     assert len(running) == len(set(running)) == 15
 
 
 @needs_ray
 @pytest.mark.slow
-def test_a_cell_that_fails_for_good_fails_alone(grid, nodes, tmp_path):
-    folder = shutil.copytree(grid[0], tmp_path / "failing")
+def test_a_node_is_killed_in_mid_training(grids):
+    folder, code, printed, loop = grids["killed"]
+    assert code == 0, printed
+    logs = [(folder / "runs" / "grid" / modality / "fold1" / "pretrain.log").read_text() for modality in ("eeg", "ecg")]
+    assert sorted(log.count("--- on ") for log in logs) == [1, 2]
+    assert "resuming at epoch" in max(logs, key=lambda log: log.count("--- on "))
+    assert printed.count("attempt 2, for its worker or node died") == 1 and "done, 2 tries" in printed
+    assert "raylet" not in printed.lower()  # of whose log Ray would print pages
+    assert_same(folder, loop, count=3)
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_cell_that_fails_for_good_fails_alone(grids, nodes, tmp_path):
+    whole = grids["whole"][0]
+    folder = shutil.copytree(whole, tmp_path / "failing")
     run = folder / "runs" / "grid"
     for path in [*run.glob("eeg/fold1/*"), *run.glob("fused/fold1/*"), *run.glob("ecg/fold1/arousal*")]:
         path.unlink()
@@ -153,28 +181,6 @@ def test_a_cell_that_fails_for_good_fails_alone(grid, nodes, tmp_path):
     ]
     assert "2 of 5 cells are done" in finished.stdout and planted.read_text() == "not a checkpoint"
     assert "ecg/fold1/pretrain.pt: already done, nothing to do" in finished.stdout
-    again = [each / "runs" / "grid" / "ecg" / "fold1" / "arousal.npy" for each in (folder, grid[0])]
+    again = [each / "runs" / "grid" / "ecg" / "fold1" / "arousal.npy" for each in (folder, whole)]
     assert again[0].read_bytes() == again[1].read_bytes()
     assert list(run.glob("*/fold1/arousal.log")) == [run / "ecg" / "fold1" / "arousal.log"]  # nor started
-
-
-@needs_ray
-@pytest.mark.slow
-def test_a_node_is_killed_in_mid_training(base, nodes, tmp_path):
-    folder, reference = (shutil.copytree(base, tmp_path / name) for name in ("killed", "reference"))
-    flags = *MANY_EPOCHS, *FEW, "--folds", 1, "--address", nodes.address
-    running = start("cluster.py", *flags, cwd=folder, output=tmp_path / "output")
-    logs = [folder / "runs" / "grid" / modality / "fold1" / "pretrain.log" for modality in ("eeg", "ecg")]
-    while not all(log.exists() and "epoch 3/80" in log.read_text() for log in logs):
-        assert running.poll() is None, (tmp_path / "output").read_text()
-        time.sleep(0.05)
-    kill_raylet(next(iter(nodes.worker_nodes)))
-    shell_loop(reference, [1], epochs=80)
-    assert running.wait(900) == 0, (tmp_path / "output").read_text()
-
-    assert sorted(log.read_text().count("--- on ") for log in logs) == [1, 2]
-    again = max(logs, key=lambda log: log.read_text().count("--- on ")).read_text()
-    assert "resuming at epoch" in again
-    shown = (tmp_path / "output").read_text()
-    assert shown.count("attempt 2, for its worker or node died") == 1 and "done, 2 tries" in shown
-    assert_same(folder, reference, count=3)

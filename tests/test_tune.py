@@ -22,6 +22,15 @@ STAGE = (*ARGS, "--batch-size", 32, "--threads", 1, "--hyperparameters", "start.
 START = {"epochs": 6, "classifier_hidden": [6]}  # what is searched, so that no flag may name it
 SEARCH = ("--grace-epochs", 2, "--reduction", 2, *STAGE)
 FOUND = "runs/paper/tune/eeg/fold1/arousal"
+# Where a trial was stopped, longer than the 2 seconds after which Tune by itself waits for ever.
+HESITATE = """
+import atexit, pathlib, sys, time
+def hesitate():
+    if "--validation-only" in sys.argv:
+        folder = pathlib.Path(sys.argv[sys.argv.index("--validation-only") + 1])
+        time.sleep(2.5 * (len((folder / "arousal.jsonl").read_text().splitlines()) < 6))
+atexit.register(hesitate)
+"""
 STAGES = {
     "pretrain.py": ("--modality", "eeg", "--fold", 1, *PRETRAIN, "--threads", 1),
     "finetune.py": (*ARGS, *FINETUNE, "--threads", 1),
@@ -203,58 +212,61 @@ def ended(folder, process, code=0):
 
 
 @pytest.fixture(scope="module")
-def searching(finished, tmp_path_factory):
-    """Two searches of eight trials that run: one left alone, one killed in its fourth trial and restarted."""
+def searches(finished, tmp_path_factory):
+    """Searches, many at a time, name -> (folder, process that has ended): eight trials left alone, on this machine,
+    where those that are stopped take their time, and on a cluster the same ones, killed in the fourth and restarted, where no test
+    segment can be read; further ones."""
     folder = tmp_path_factory.mktemp("searches")
-    alone = started(finished, folder / "alone", "--trials", 8, *SEARCH)
-    killed, process = started(finished, folder / "killed", "--trials", 8, *SEARCH)
-    while not (killed / FOUND / "trials.csv").exists() or len(rows_of(killed)) < 3:
-        assert process.poll() is None, (killed / "printed").read_text()
-        time.sleep(0.05)
-    time.sleep(1)  # into the fourth
-    process.send_signal(signal.SIGKILL)
-    ended(killed, process, code=-signal.SIGKILL)
-    assert len(rows_of(killed)) < 8
-    return alone, (killed, start("tune.py", "--trials", 8, *SEARCH, cwd=killed, output=killed / "printed"))
-
-
-@pytest.fixture(scope="module")
-def others(searching, finished, tmp_path_factory):
-    """Further searches at the same time, all on two nodes: name -> (folder, process that has ended)."""
-    folder = tmp_path_factory.mktemp("others")
 
     def spoil(folder):
         signals = np.load(folder / "data" / "amigos" / "eeg.npy", mmap_mode="r+")
         signals[np.load(folder / "runs" / "paper" / "folds.npy") != 1] = np.nan
         signals.flush()
 
-    with two_nodes() as nodes:
-        flags = "--address", nodes.address, "--trials"
-        running = {
-            stage: started(
-                finished, folder / stage, *flags, 1, "--stage", stage, "--grace-epochs", 1, *STAGES[f"{stage}.py"]
-            )
-            for stage in ("pretrain", "fuse")
-        }
-        running["hidden"] = started(finished, folder / "hidden", *flags, 2, *SEARCH, change=hide)
-        running["spoilt"] = started(finished, folder / "spoilt", *flags, 1, *SEARCH, change=spoil)
+    def hesitate(work):
+        (work / "sitecustomize.py").write_text(HESITATE)
+        monkeypatch.setenv("PYTHONPATH", str(work))
+
+    with two_nodes() as nodes, pytest.MonkeyPatch.context() as monkeypatch:
+        address = "--address", nodes.address
+        eight = "--trials", 8, *SEARCH
+        running = {"alone": started(finished, folder / "alone", *eight, change=hesitate)}
+        monkeypatch.undo()
+        killed, process = started(finished, folder / "killed", *eight, *address, change=hide)
+        while not (killed / FOUND / "trials.csv").exists() or len(rows_of(killed)) < 3:
+            assert process.poll() is None, (killed / "printed").read_text()
+            time.sleep(0.05)
+        time.sleep(1)  # into the fourth
+        process.send_signal(signal.SIGKILL)
+        ended(killed, process, code=-signal.SIGKILL)
+        assert len(rows_of(killed)) < 8
+        running["killed"] = killed, start("tune.py", *eight, *address, cwd=killed, output=killed / "printed")
+        one = "--trials", 1, *address
+        for stage in ("pretrain", "fuse"):
+            flags = *one, "--stage", stage, "--grace-epochs", 1, *STAGES[f"{stage}.py"]
+            running[stage] = started(finished, folder / stage, *flags)
+        running["spoilt"] = started(finished, folder / "spoilt", *one, *SEARCH, change=spoil)
         for _, process in running.values():
             process.wait(900)
     return running
 
 
-@pytest.fixture(scope="module")
-def alone_and_killed(searching, others):
-    """The folders of those two searches, which have ended."""
-    for folder, process in searching:
-        ended(folder, process)
-    return [folder for folder, _ in searching]
+@pytest.fixture
+def alone(searches):
+    ended(*searches["alone"])
+    return searches["alone"][0]
+
+
+@pytest.fixture
+def killed(searches):
+    ended(*searches["killed"])
+    return searches["killed"][0]
 
 
 @needs_ray
 @pytest.mark.slow
-def test_search_finds_better_than_it_started_with(alone_and_killed, tmp_path):
-    folder = shutil.copytree(alone_and_killed[0], tmp_path / "work")
+def test_search_finds_better_than_it_started_with(alone, tmp_path):
+    folder = shutil.copytree(alone, tmp_path / "work")
     rows, best = rows_of(folder), json.loads((folder / FOUND / "best.json").read_text())
     found = [float(row["validation_loss"]) for row in rows]
     assert len(rows) == 8 and rows[0]["lr"] == "0.0001" and rows[0]["classifier_hidden"] == "6"
@@ -280,31 +292,31 @@ def test_search_finds_better_than_it_started_with(alone_and_killed, tmp_path):
 
 @needs_ray
 @pytest.mark.slow
-def test_killed_half_way_it_ends_in_the_same_table(alone_and_killed):
-    alone, killed = alone_and_killed
+def test_killed_half_way_and_without_test_segments_it_ends_in_the_same_table(alone, killed):
+    signals = np.load(killed / "data" / "amigos" / "eeg.npy", mmap_mode="r")
+    assert np.isnan(signals[np.load(killed / "runs" / "paper" / "folds.npy") == 1]).all()
     for name in ("trials.csv", "best.json"):
         assert (killed / FOUND / name).read_bytes() == (alone / FOUND / name).read_bytes()
 
 
 @needs_ray
 @pytest.mark.slow
-def test_search_does_not_notice_what_the_test_segments_hold(alone_and_killed, others, tmp_path):
-    ended(*others["hidden"])
-    folder = shutil.copytree(others["hidden"][0], tmp_path / "work")
-    assert rows_of(folder) == rows_of(alone_and_killed[0])[:2]
-    finished = call("tune.py", "--trials", 2, *SEARCH, "--classifier-dropout", 0.1, cwd=folder)
+def test_a_search_goes_on_with_the_same_flags_alone(killed):
+    before = (killed / FOUND / "trials.csv").read_bytes()
+    finished = call("tune.py", "--trials", 8, *SEARCH, "--classifier-dropout", 0.1, cwd=killed)
     says = (
         "search.json: this search was started with --classifier-dropout 0.6, found 0.1; use the same flags, or --fresh"
     )
     assert finished.returncode == 2 and says in finished.stderr
+    assert (killed / FOUND / "trials.csv").read_bytes() == before
 
 
 @needs_ray
 @pytest.mark.slow
 @pytest.mark.parametrize("stage, name", [("pretrain", "eeg/fold1/pretrain"), ("fuse", "fused/fold1/arousal")])
-def test_the_other_stages(others, tmp_path, stage, name):
-    command = ended(*others[stage])[-1].split()
-    folder = shutil.copytree(others[stage][0], tmp_path / "work")
+def test_the_other_stages(searches, tmp_path, stage, name):
+    command = ended(*searches[stage])[-1].split()
+    folder = shutil.copytree(searches[stage][0], tmp_path / "work")
     best = json.loads((folder / command[-1]).read_text())
     assert best["stage"] == stage and best["of_trials"] == 1
     done(*command[1:], "--fresh", cwd=folder)
@@ -313,8 +325,8 @@ def test_the_other_stages(others, tmp_path, stage, name):
 
 @needs_ray
 @pytest.mark.slow
-def test_a_search_in_which_every_trial_fails(others):
-    line = ended(*others["spoilt"], code=2)[-1]
+def test_a_search_in_which_every_trial_fails(searches):
+    line = ended(*searches["spoilt"], code=2)[-1]
     assert "no trial came to its end; the first: failed: finetune.py: " in line and "holds NaN or inf" in line
 
 
