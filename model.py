@@ -1,6 +1,6 @@
 """The whole network of the paper.
 
-Shapes: B batch, C input channels, L points (1280), N tokens (L + 1, CLS first), M tokens asked for, D hidden, H heads.
+Shapes: B batch, C input channels, L points (1280), N tokens (L + 1, CLS first), T tokens asked for, D hidden, H heads.
 
     signals (B, C, L) -> Encoder -> (B, L, D) -> CLS, positions -> (B, N, D) -> TransformerLayer x 2 -> (B, N, D)
     tokens 1..L -> predictor  -> (B, C, L)  masked value prediction (paper 3.2.1, figure 1 A)
@@ -9,14 +9,24 @@ Shapes: B batch, C input channels, L points (1280), N tokens (L + 1, CLS first),
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import paper
-from kernels.attention import attention, dropout_mask, keep_probability
+from kernels.attention import attention
 from kernels.conv1d import conv1d
+from kernels.dropout import dropout
+
+
+class Rows(NamedTuple):
+    """The T tokens of a batch that alone are asked for, one sample after the other; M is the most of one sample."""
+
+    tokens: Tensor  # (T,) int64: which of the batch's B N they are
+    places: Tensor  # (T,) int64: where they stand in (B, M)
+    numbers: Tensor  # (B, M) int64: which of their sample's N they are, then -1
 
 
 class Encoder(nn.Module):
@@ -50,17 +60,21 @@ class SelfAttention(nn.Module):
         self.out_proj = nn.Linear(hidden, hidden)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, x: Tensor, seed: Tensor | None, rows: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, seed: Tensor | None, rows: Rows | None = None) -> Tensor:
+        """(T, D) where rows are given."""
         hidden = x.shape[-1]
         if rows is None:
             q, packed = F.linear(x, self.in_proj_weight, self.in_proj_bias).split((hidden, 2 * hidden), dim=-1)
         else:  # (B, M, D) and (B, N, 2D)
-            q = F.linear(take(x, rows), self.in_proj_weight[:hidden], self.in_proj_bias[:hidden])
+            q = F.linear(take(x, rows.tokens), self.in_proj_weight[:hidden], self.in_proj_bias[:hidden])
+            places = q.new_zeros(rows.numbers.numel(), hidden)
+            q = places.index_copy(0, rows.places, q).view(*rows.numbers.shape, hidden)
             packed = F.linear(x, self.in_proj_weight[hidden:], self.in_proj_bias[hidden:])
         q = q.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, N or M, D / H)
         k, v = packed.unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, H, N, D / H) each
-        mixed = attention(q, k, v, dropout_p=self.dropout if self.training else 0.0, seed=seed, rows=rows)
-        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+        p, numbers = self.dropout if self.training else 0.0, None if rows is None else rows.numbers
+        mixed = attention(q, k, v, dropout_p=p, seed=seed, rows=numbers).transpose(1, 2).flatten(2)
+        return self.out_proj(mixed if rows is None else take(mixed, rows.places))
 
     def cls_weights(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (B, H, N): what the first token takes of each token, without dropout; each row sums to 1."""
@@ -80,25 +94,21 @@ class TransformerLayer(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(hidden), nn.LayerNorm(hidden)
         self.dropout = dropout
 
-    def forward(self, x: Tensor, seed: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, seed: Tensor | None = None, rows: Rows | None = None) -> Tensor:
         """seed (B,) int64 draws the dropout; needed only where dropout is on.
 
-        rows (B, M) int64: only these tokens are asked for: (B, M, D), the same numbers for a fraction of the work."""
+        rows: only these tokens are asked for: (T, D), the same numbers for a fraction of the work."""
         mixed = self.self_attn(x, seed, rows)
-        x = self.norm1((x if rows is None else take(x, rows)) + self.drop(mixed, 1, seed, rows))
-        widened = self.drop(self.linear1(x).relu(), 2, seed, rows)  # (B, N, ffn)
+        x = self.norm1((x if rows is None else take(x, rows.tokens)) + self.drop(mixed, 1, seed, rows))
+        widened = self.drop(self.linear1(x), 2, seed, rows, relu=True)  # (B, N, ffn) or (T, ffn)
         return self.norm2(x + self.drop(self.linear2(widened), 3, seed, rows))
 
-    def drop(self, x: Tensor, place: int, seed: Tensor | None, rows: Tensor | None) -> Tensor:
-        """Dropout at one of the layer's places. On the CPU, where torch draws a number a value one by one, its mask is
-        that of the attention operator: a function of the seed, the place, the token and the column."""
-        if not self.training or self.dropout == 0.0:
-            return x
-        if x.device.type != "cpu":
-            return F.dropout(x, self.dropout)
-        tokens, columns = x.shape[1:]
-        mask = dropout_mask(seed - (place << 61), 1, tokens if rows is None else rows, columns, self.dropout)[:, 0]
-        return x * mask.to(x.dtype).mul_(1.0 / keep_probability(self.dropout))
+    def drop(self, x: Tensor, place: int, seed: Tensor | None, rows: Rows | None, relu: bool = False) -> Tensor:
+        """Dropout at one of the layer's places, after a ReLU if asked for. On the CPU, where torch's is slow, its mask
+        is that of the attention operator: a function of the seed, the place, the token and the column."""
+        if x.device.type != "cpu" or not self.training or self.dropout == 0.0:
+            return F.dropout(x.relu() if relu else x, self.dropout, self.training)
+        return dropout(x, self.dropout, seed - (place << 61), None if rows is None else rows.numbers, relu)
 
 
 class FCN(nn.Module):
@@ -168,9 +178,9 @@ class SingleModalityModel(nn.Module):
         return x + self.positions.to(x.dtype)
 
     def encode(
-        self, signals: Tensor, mask: Tensor | None = None, seed: Tensor | None = None, rows: Tensor | None = None
+        self, signals: Tensor, mask: Tensor | None = None, seed: Tensor | None = None, rows: Rows | None = None
     ) -> Tensor:
-        """(B, C, L) -> (B, N, D), or (B, M, D) with rows (B, M) int64, which spares the last layer all other tokens.
+        """(B, C, L) -> (B, N, D), or (T, D) with rows, which spares the last layer all other tokens.
 
         mask (B, L) bool: these points of the input are set to 0, in every channel. seed (layers, B) int64, below 2^62,
         draws the dropout of the layers; by default it comes from torch's generator.
@@ -192,18 +202,23 @@ class SingleModalityModel(nn.Module):
     def reconstruction_loss(
         self, signals: Tensor, mask: Tensor, seed: Tensor | None = None, count: Tensor | None = None
     ) -> Tensor:
-        """`masked_mse` of `reconstruct`, computed from the masked points alone. The mask may stay on the CPU, where
-        counting its points keeps no GPU waiting."""
-        points = masked_points(mask).to(signals.device)
-        mask = mask.to(signals.device)
-        predicted = self.predictor(self.encode(signals, mask, seed, points + 1)).transpose(1, 2)  # (B, C, M)
-        wanted = take(signals.transpose(1, 2), points).transpose(1, 2)
-        return masked_mse(predicted, wanted, mask.gather(1, points), count)
+        """`masked_mse` of `reconstruct`, computed from the masked points and few others.
+
+        mask (B, L) bool may stay on the CPU, where counting its points keeps no GPU waiting; count: as in `masked_mse`.
+        """
+        rows = masked_tokens(mask)
+        points = rows.tokens - rows.tokens // (mask.shape[1] + 1) - 1  # among the batch's B L
+        masked = mask.flatten()[points].nonzero().squeeze(1)  # among the T
+        *rows, points, masked, mask = (x.to(signals.device) for x in (*rows, points, masked, mask))
+        predicted = self.predictor(self.encode(signals, mask, seed, Rows(*rows)))  # (T, C)
+        error = (predicted.to(signals.dtype) - take(signals.transpose(1, 2), points)).square().mean(dim=1)
+        return error[masked].sum() / (len(masked) if count is None else count)
 
     def encode_cls(self, signals: Tensor, seed: Tensor | None = None) -> Tensor:
         """(B, C, L) -> (B, D): the token CLS alone, the classifier's input."""
-        first = torch.zeros(len(signals), 1, dtype=torch.int64, device=signals.device)
-        return self.encode(signals, seed=seed, rows=first)[:, 0]
+        batch = torch.arange(len(signals), device=signals.device)
+        cls = Rows(batch * self.positions.shape[0], batch, torch.zeros_like(batch)[:, None])
+        return self.encode(signals, seed=seed, rows=cls)
 
     def features(self, signals: Tensor, seed: Tensor | None = None) -> Tensor:
         """(B, C, L) -> (B, F): the last hidden layer of the classifier, what late fusion takes (paper 3.4)."""
@@ -232,9 +247,9 @@ class FusionModel(nn.Module):
         return self.classifier(features).squeeze(-1)
 
 
-def take(x: Tensor, rows: Tensor) -> Tensor:
-    """(B, N, D) -> (B, M, D): the rows (B, M) int64 of each sample."""
-    return x.gather(1, rows[..., None].expand(-1, -1, x.shape[-1]))
+def take(x: Tensor, index: Tensor) -> Tensor:
+    """(B, N, D) -> (T, D): the rows of all samples, one after the other, that index (T,) int64 names."""
+    return x.flatten(0, 1).index_select(0, index)
 
 
 def sinusoidal_positions(tokens: int, hidden: int) -> Tensor:
@@ -252,11 +267,15 @@ def sample_mask(batch: int, points: int, probability: float, span: int, generato
     return started[:, span:] > started[:, :-span]  # a span started at one of the last `span` points
 
 
-def masked_points(mask: Tensor) -> Tensor:
-    """(B, M) int64: the points of each row of mask (B, L), then as many others as the fullest row has more (1 or more,
-    so that a batch without any keeps its shape)."""
-    most = max(1, int(mask.sum(dim=1).max()))
-    return mask.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
+def masked_tokens(mask: Tensor) -> Rows:
+    """The tokens of the points of mask (B, L) bool, and then a few others of each sample: to a multiple of 32, so that
+    the same shapes come again, for which PyTorch has its compiled products of bfloat16 ready."""
+    batch, points = mask.shape
+    counts = (mask.sum(dim=1, keepdim=True).clamp(min=1) + 31) // 32 * 32
+    order = mask.byte().argsort(dim=1, descending=True, stable=True)[:, : int(counts.max())]
+    asked = torch.arange(order.shape[1], device=mask.device) < counts
+    tokens = order + 1 + torch.arange(batch, device=mask.device)[:, None] * (points + 1)
+    return Rows(tokens[asked], asked.flatten().nonzero().squeeze(1), torch.where(asked, order + 1, -1))
 
 
 def masked_mse(predicted: Tensor, signals: Tensor, mask: Tensor, count: Tensor | None = None) -> Tensor:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 import paper
 import training
-from model import SingleModalityModel, masked_mse, sample_mask
+from model import SingleModalityModel, masked_mse, sample_mask, take
 
 SAMPLE_GFLOP = 30.4  # forward and backward of one segment of the paper's EEG network, every token of it computed
 PEAK_TFLOPS = {
@@ -42,7 +42,7 @@ class StockModel(SingleModalityModel):
         x = torch.cat([self.cls.expand(len(x), 1, -1), x.transpose(1, 2)], dim=1) + self.positions
         for layer in self.layers:
             x = layer(x)
-        return x
+        return x if rows is None else take(x, rows.tokens)
 
     def reconstruction_loss(self, signals, mask, seed=None):
         mask = mask.to(signals.device)

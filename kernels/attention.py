@@ -31,7 +31,8 @@ def attention(q, k, v, dropout_p=0.0, seed=None, rows=None):
     q: (B, H, Nq, D); k and v: (B, H, Nk, D), any strides (views of a packed projection included), all of one floating
     dtype; under autocast they are cast to its dtype. seed: (B,) int64, one number a sample, needed if dropout_p > 0.
     rows: (B, Nq) int, the queries' original row numbers, where only some of a sequence's queries are asked for (they
-    choose the dropout mask and nothing else); default 0 .. Nq - 1.
+    choose the dropout mask and nothing else); default 0 .. Nq - 1. Samples of fewer queries end with rows of -1: what
+    is returned there means nothing, and its gradient must be 0.
     Returns (B, H, Nq, D) in the dtype of q. Raises ValueError on shapes, dtypes or a dropout_p that do not fit.
     `attention.last_path` says what ran last: "triton" or "torch".
     """
@@ -109,13 +110,14 @@ def _mix(x):
 
 
 def _hash(seed, heads, stream, positions):
-    """Odd int32 (B, heads, N) from seed (B,), head and positions ((B, N) or (1, N)); stream: 0 rows, 1 columns."""
+    """Odd int32 (B, heads, N) from seed (B,), head and positions ((B, N) or (1, N)), and 0 for positions below 0;
+    stream: 0 rows, 1 columns."""
     head = torch.arange(heads, device=seed.device)[None, :, None]
     x = _mix(0x9E3779B9 ^ (2 * head + stream))
     x = _mix(x ^ (seed[:, None, None] >> 32 & _MASK32))
     x = _mix(x ^ (seed[:, None, None] & _MASK32))
     x = _mix(x ^ positions[:, None, :].long())
-    return (x | 1).to(torch.int32)
+    return torch.where(positions[:, None, :] < 0, 0, x | 1).to(torch.int32)
 
 
 def _hashes(seed, heads, n_rows, n_columns, rows=None):
@@ -140,12 +142,19 @@ def _signs(row_hash, column_hash, p):
 _BLOCK = 512  # queries, those of all heads counted: 256 to 1,024 take the same time
 
 
-def _samples(q, *tensors):
-    """Each sample's contiguous tensors (None stays None), the floating ones in the precision of `_precision`."""
-    dtype = _precision(q)
-    for b in range(q.shape[0]):
-        yield b, *(x if x is None else x[b].to(dtype if x.is_floating_point() else x.dtype).contiguous()
-                   for x in (q, *tensors))
+def counts(row_hash):
+    """How many rows each of the B samples has, from their hashes (B, H, N): a list."""
+    return (row_hash[:, 0] != 0).sum(1).tolist()
+
+
+def _samples(row_hash, of_queries, of_keys):
+    """Number, count of queries and contiguous tensors of each sample, the floating ones in the precision of
+    `_precision`, those of the queries without the rows of -1 (None stays None)."""
+    q, dtype = of_queries[0], _precision(of_queries[0])
+    for b, n in enumerate([q.shape[2]] * len(q) if row_hash is None else counts(row_hash)):
+        tensors = *(x if x is None else x[b, :, :n] for x in of_queries), *(x if x is None else x[b] for x in of_keys)
+        yield b, n, *(x if x is None else x.to(dtype if x.is_floating_point() else x.dtype).contiguous()
+                      for x in tensors)
 
 
 def _precision(q):
@@ -153,19 +162,18 @@ def _precision(q):
     return torch.float32 if q.dtype == torch.float16 else q.dtype
 
 
-def _blocks(q):
-    """Slices of the queries of (H, Nq, D), of about one size."""
-    heads, queries, _ = q.shape
-    size = -(-queries // max(1, round(heads * queries / _BLOCK)))
-    return (slice(start, start + size) for start in range(0, queries, size))
+def _blocks(heads, queries, most=_BLOCK):
+    """Slices of the queries, of about one size."""
+    size = -(-queries // max(1, round(heads * queries / most))) or 1
+    return (slice(start, min(start + size, queries)) for start in range(0, queries, size))
 
 
 def _forward_torch(q, k, v, row_hash, column_hash, p):
     """The output, and for the backward pass the softmax weights (B, H, Nq, Nk), negative where they are dropped."""
     out, weights = _empty_heads(q), q.new_empty(*q.shape[:3], k.shape[2], dtype=_precision(q))
-    for b, q_b, k_b, v_b, row_b, column_b in _samples(q, k, v, row_hash, column_hash):
+    for b, n, q_b, row_b, k_b, v_b, column_b in _samples(row_hash, (q, row_hash), (k, v, column_hash)):
         q_b = q_b * (1.0 / math.sqrt(q.shape[-1]))
-        for rows in _blocks(q_b):
+        for rows in _blocks(q.shape[1], n):
             kept = torch.bmm(q_b[:, rows], k_b.transpose(1, 2))
             torch.softmax(kept, -1, out=kept)
             if p > 0.0:
@@ -174,24 +182,27 @@ def _forward_torch(q, k, v, row_hash, column_hash, p):
             else:
                 weights[b, :, rows] = kept
             out[b, :, rows] = torch.bmm(kept, v_b).div_(keep_probability(p))
+        out[b, :, n:] = 0.0
     return out, weights
 
 
-def _backward_torch(d_out, q, k, v, out, weights, p):
+def _backward_torch(d_out, q, k, v, out, weights, row_hash, p):
     dq, dk, dv = _empty_heads(q), _empty_heads(k), _empty_heads(v)
     keep = keep_probability(p)
     scale = 1.0 / (keep * math.sqrt(q.shape[-1]))
-    for b, q_b, k_b, v_b, d_out_b, out_b, weights_b in _samples(q, k, v, d_out, out, weights):
+    most = q.shape[1] * q.shape[2] if q.dtype == torch.bfloat16 else _BLOCK  # spares sums in float32
+    for b, n, q_b, d_out_b, out_b, k_b, v_b in _samples(row_hash, (q, d_out, out), (k, v)):
         delta = (d_out_b * out_b).sum(-1, keepdim=True).mul_(keep)
         exact = torch.float64 if q.dtype == torch.float64 else torch.float32
         dk_b, dv_b = torch.zeros_like(k_b, dtype=exact), torch.zeros_like(v_b, dtype=exact)
-        for rows in _blocks(q_b):
-            kept = weights_b[:, rows].clamp(min=0.0)
+        for rows in _blocks(q.shape[1], n, most):
+            kept = weights[b, :, rows].clamp(min=0.0)
             dv_b += torch.bmm(kept.transpose(1, 2), d_out_b[:, rows])
             d_logits = torch.bmm(d_out_b[:, rows], v_b.transpose(1, 2)).mul_(kept)
-            d_logits.addcmul_(weights_b[:, rows].abs(), delta[:, rows], value=-1.0)
+            d_logits.addcmul_(weights[b, :, rows].abs(), delta[:, rows], value=-1.0)
             dk_b += torch.bmm(d_logits.transpose(1, 2), q_b[:, rows])
             dq[b, :, rows] = torch.bmm(d_logits, k_b).mul_(scale)
+        dq[b, :, n:] = 0.0
         dk[b], dv[b] = dk_b.mul_(scale), dv_b.div_(keep)
     return dq, dk, dv
 
@@ -249,7 +260,7 @@ def _(q, k, v, row_hash, column_hash, p):
 @torch.library.impl("kernels::attention_backward", "default")
 def _backward_op(d_out, q, k, v, out, saved, row_hash, column_hash, p):
     if not attention_launch.runs_on(q):
-        return _backward_torch(d_out, q, k, v, out, saved, p)
+        return _backward_torch(d_out, q, k, v, out, saved, row_hash, p)
     gradients = _empty_heads(q), _empty_heads(k), _empty_heads(v)
     attention_launch.backward(d_out, q, k, v, out, saved, row_hash, column_hash, keep_probability(p), threshold(p),
                               *gradients)

@@ -314,6 +314,7 @@ def _hash_kernel(seed, rows, row_hash, column_hash, rows_n, columns_n, heads, n_
     x = _mix(x ^ (s >> 32).to(tl.uint32))
     x = _mix(x ^ s.to(tl.uint32))
     x = (_mix(x ^ position.to(tl.uint32)) | 1).to(tl.int32, bitcast=True)
+    x = tl.where(position < 0, 0, x)
     if stream == 0:
         tl.store(row_hash + bh * rows_n + index, x, mask=index < n)
     else:

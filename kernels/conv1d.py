@@ -3,8 +3,8 @@
 On a CPU it is done block by block in the frequency domain, by ordinary matrix products: the transform of a block of S
 points, one product over the channels a frequency, and the transform back, of which the S - K + 1 points that did not
 wrap around are kept. At the paper's sizes this takes a fifth of the multiplications of the sum over K taps, with the
-same rounding errors. It runs in the precision of its inputs under autocast, too: it would lose digits in bfloat16, and
-is the faster even so. On other devices, and in half precision, `torch.nn.functional.conv1d` runs.
+same rounding errors. Under autocast the products over the channels alone are made in its precision; what they come from
+and go to is not. On other devices, and for inputs of half precision, `torch.nn.functional.conv1d` runs.
 
 Shapes: B batch, L points, C and D channels in and out, K taps (odd), S points a block, n blocks, F frequencies.
 """
@@ -20,11 +20,12 @@ def conv1d(x, weight, bias):
     """x (B, L, C), weight (D, C, K) and bias (D,) as in `torch.nn.Conv1d(..., padding=K // 2)` -> (B, L, D)."""
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
         return F.conv1d(x.transpose(1, 2), weight, bias, padding=weight.shape[2] // 2).transpose(1, 2)
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
     with torch.autocast("cpu", enabled=False):
-        return _by_frequencies(x, weight, bias)
+        return _by_frequencies(x, weight, bias, dtype)
 
 
-def _by_frequencies(x, weight, bias):
+def _by_frequencies(x, weight, bias, dtype):
     batch, length, channels = x.shape
     outputs, _, taps = weight.shape
     forward, inverse, filters = _transforms(taps, x.dtype)
@@ -34,7 +35,8 @@ def _by_frequencies(x, weight, bias):
     blocks = padded.unfold(1, size, kept).transpose(2, 3)  # (B, n, S, C)
     spectra = (forward @ blocks).view(batch * n, -1, 2 * channels).transpose(0, 1)  # (F, B n, 2 C)
     weights = (filters @ weight.permute(2, 1, 0).flatten(1)).view(-1, 2, 2, channels, outputs)
-    products = spectra @ weights.transpose(2, 3).reshape(-1, 2 * channels, 2 * outputs)  # (F, B n, 2 D)
+    weights = weights.transpose(2, 3).reshape(-1, 2 * channels, 2 * outputs)
+    products = (spectra.to(dtype) @ weights.to(dtype)).to(x.dtype)  # (F, B n, 2 D)
     convolved = inverse @ products.transpose(0, 1).reshape(batch * n, -1, outputs)  # (B n, S - K + 1, D)
     return convolved.view(batch, -1, outputs)[:, :length] + bias
 

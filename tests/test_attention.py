@@ -188,6 +188,7 @@ def test_mask_is_the_documented_one():
 def test_kernel_hashes_are_the_masks():
     seed = torch.randint(-(2**63), 2**63 - 1, (3,), device=DEVICE)
     rows = torch.randint(1281, (3, 50), device=DEVICE)
+    rows[1, 40:] = -1
     for chosen in (None, rows, rows.int()):
         pairs = zip(attention_launch.hashes(seed, 4, 50, 77, chosen), module._hashes(seed, 4, 50, 77, chosen))
         assert all(torch.equal(x, y) for x, y in pairs)
@@ -212,6 +213,22 @@ def test_some_rows_get_what_all_rows_would():
     assert torch.allclose(some, attention(q, k, v, 0.4, seed).gather(2, chosen), atol=1e-6)
     assert_as_accurate_as_pytorch(*(x.detach().requires_grad_() for x in (q.gather(2, chosen), k, v)),
                                   gradient[:, :, :3], 0.4, seed, rows)
+
+
+def test_samples_may_ask_for_fewer_rows_than_others():
+    q, k, v, gradient, seed = draw(3, 2, 40, 65, 16, torch.float32)
+    rows, sizes = torch.randint(65, (3, 40), device=DEVICE), (40, 0, 17)
+    for b, size in enumerate(sizes):
+        rows[b, size:], gradient[b, :, size:] = -1, 0.0
+    together = ours(q, k, v, gradient, 0.4, seed, rows)
+    for b, size in enumerate(sizes):
+        if not size:
+            assert all((x[b] == 0).all() for x in together[1:])
+            continue
+        q_b, k_b, v_b = (x[b:b + 1].detach().requires_grad_() for x in (q[:, :, :size], k, v))
+        alone = ours(q_b, k_b, v_b, gradient[b:b + 1, :, :size], 0.4, seed[b:b + 1], rows[b:b + 1, :size])
+        for name, x, y in zip(("out", "dq", "dk", "dv"), together, alone):
+            assert torch.allclose(x[b, :, :y.shape[2]], y[0], atol=1e-6), (b, name)
 
 
 def test_a_sample_keeps_its_mask_anywhere_in_the_batch():

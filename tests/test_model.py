@@ -7,7 +7,16 @@ import torch.nn.functional as F
 from torch import nn
 
 import paper
-from model import Encoder, FusionModel, SingleModalityModel, TransformerLayer, masked_mse, parameter_count, sample_mask
+from model import (
+    Encoder,
+    FusionModel,
+    SingleModalityModel,
+    TransformerLayer,
+    masked_mse,
+    masked_tokens,
+    parameter_count,
+    sample_mask,
+)
 
 
 def paper_model(modality="eeg", **heads):
@@ -169,6 +178,23 @@ def test_the_last_layer_for_some_tokens_gives_the_same_loss_and_gradients(layers
         assert gradients[0].keys() == gradients[1].keys() and any(name.startswith(head) for name in gradients[0])
         for name, gradient in gradients[0].items():
             assert close(gradients[1][name], gradient), name
+
+
+def test_masked_tokens_are_the_masked_ones_and_few_others():
+    mask = sample_mask(5, 70, 0.02, 6, torch.Generator().manual_seed(3))
+    mask[0], mask[1] = False, True
+    rows = masked_tokens(mask)
+    chosen = []
+    for sample, masked in enumerate(mask):
+        numbers = [number for number in rows.numbers[sample].tolist() if number != -1]
+        assert rows.numbers[sample].tolist() == numbers + [-1] * (rows.numbers.shape[1] - len(numbers))
+        assert len(set(numbers)) == len(numbers) in (32, 64, 70) and min(numbers) > 0
+        assert len(numbers) < masked.sum() + 32 or masked.sum() == 0 and len(numbers) == 32
+        assert {point + 1 for point in masked.nonzero().flatten().tolist()} <= set(numbers)
+        chosen += [
+            (sample * 71 + number, sample * rows.numbers.shape[1] + place) for place, number in enumerate(numbers)
+        ]
+    assert list(zip(rows.tokens.tolist(), rows.places.tolist())) == chosen
 
 
 @pytest.mark.parametrize("probability", [0.0325, 0.001, 0.0])

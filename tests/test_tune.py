@@ -214,8 +214,8 @@ def ended(folder, process, code=0):
 @pytest.fixture(scope="module")
 def searches(finished, tmp_path_factory):
     """Searches, many at a time, name -> (folder, process that has ended): eight trials left alone, on this machine,
-    where those that are stopped take their time, and on a cluster the same ones, killed in the fourth and restarted, where no test
-    segment can be read; further ones."""
+    where those that are stopped take their time; on a cluster, where no test segment can be read, the same trials,
+    killed in the fourth and restarted; further ones."""
     folder = tmp_path_factory.mktemp("searches")
 
     def spoil(folder):

@@ -1,0 +1,82 @@
+"""Dropout on a CPU, by the mask of `attention.dropout_mask`.
+
+torch draws a number a value there, one after the other. Here a value's fate is the product of two hashes, and is found
+again in the backward pass, which is the same operator on the gradient. So nothing is stored; of a ReLU and its dropout
+together the output says it all.
+
+Shapes: B batch, N tokens of a sample, M the most that are asked for of one, T those of all, C columns.
+"""
+
+import torch
+from torch import Tensor
+
+from kernels.attention import counts, keep_probability, threshold
+
+CHUNK = 2**18  # values at a time, whose hashes and mask stay in the caches
+
+
+def dropout(x: Tensor, p: float, seed: Tensor, rows: Tensor | None = None, relu: bool = False) -> Tensor:
+    """x, or its ReLU, of which each value is either divided by `keep_probability(p)` or set to 0.
+
+    x: (B, N, C), or with rows (B, M) int64 (T, C): the tokens of these numbers, one sample after the other, where
+    samples of fewer than M end with rows of -1. seed: (B,) int64, one number a sample.
+    """
+    tokens = x.shape[1] if rows is None else rows.shape[1]
+    row_hash, column_hash = torch.ops.kernels.dropout_hashes(seed, 1, tokens, x.shape[-1], rows)
+    return torch.ops.kernels.dropout(x, row_hash, column_hash, p, relu)
+
+
+def _chunks(columns, *tensors):
+    """The same rows of each tensor, as many at a time as have `CHUNK` values in so many columns."""
+    return zip(*(x.split(max(1, CHUNK // columns)) for x in tensors))
+
+
+_define = torch.library.define
+_define("kernels::dropout", "(Tensor x, Tensor row_hash, Tensor column_hash, float p, bool relu) -> Tensor")
+_define("kernels::relu_dropout_backward", "(Tensor d_out, Tensor out, float p) -> Tensor")
+
+
+@torch.library.impl("kernels::dropout", "default")
+def _dropout_op(x, row_hash, column_hash, p, relu):
+    out, sizes = torch.empty_like(x, memory_format=torch.contiguous_format), counts(row_hash)
+    samples = (tensor.flatten(0, -2).split(sizes) for tensor in (x, out))
+    for x_b, out_b, row_b, column_b in zip(*samples, row_hash[:, 0], column_hash):
+        for some, some_out, hashes in _chunks(x.shape[-1], x_b, out_b, row_b[: len(x_b), None]):
+            mask = torch.ge(hashes * column_b, threshold(p), out=torch.empty_like(some))
+            torch.mul(some, mask.mul_(1.0 / keep_probability(p)), out=some_out)
+            if relu:
+                some_out.clamp_(min=0.0)
+    return out
+
+
+@torch.library.impl("kernels::relu_dropout_backward", "default")
+def _relu_backward_op(d_out, out, p):
+    d_x = torch.empty_like(out)
+    for some_d_out, some_out, some_d_x in _chunks(out.shape[-1], *(x.flatten(0, -2) for x in (d_out, out, d_x))):
+        torch.ops.aten.threshold_backward.grad_input(some_d_out, some_out, 0.0, grad_input=some_d_x)
+        some_d_x.mul_(1.0 / keep_probability(p))
+    return d_x
+
+
+@torch.library.register_fake("kernels::dropout")
+def _(x, row_hash, column_hash, p, relu):
+    return x.new_empty(x.shape)
+
+
+@torch.library.register_fake("kernels::relu_dropout_backward")
+def _(d_out, out, p):
+    return out.new_empty(out.shape)
+
+
+def _save(ctx, inputs, output):
+    _, *hashes, ctx.p, ctx.relu = inputs
+    ctx.save_for_backward(*([output] if ctx.relu else hashes))
+
+
+def _differentiate(ctx, d_out):
+    if ctx.relu:
+        return torch.ops.kernels.relu_dropout_backward(d_out, *ctx.saved_tensors, ctx.p), None, None, None, None
+    return torch.ops.kernels.dropout(d_out, *ctx.saved_tensors, ctx.p, False), None, None, None, None
+
+
+torch.library.register_autograd("kernels::dropout", _differentiate, setup_context=_save)
