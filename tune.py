@@ -20,14 +20,15 @@ depends on who comes first.
 """
 
 import argparse
+import contextlib
 import csv
 import hashlib
+import importlib
 import io
 import json
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -120,12 +121,16 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
 
 def resolve(stage: str, given: list[str]) -> tuple[dict, dict]:
     """The stage's flags as it resolves them itself, and what of SPACE was not given."""
-    command = [sys.executable, str(stages.HERE / f"{stage}.py"), *given, "--print-flags"]
-    answer = subprocess.run(command, capture_output=True, text=True)
-    if answer.returncode:
-        sys.stderr.write(answer.stderr)
-        raise SystemExit(answer.returncode)
-    flags = json.loads(answer.stdout)
+    argv, sys.argv = sys.argv, [f"{stage}.py", *given, "--print-flags"]
+    try:
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            importlib.import_module(stage).parse()
+    except SystemExit as stop:
+        if stop.code:
+            raise
+    finally:
+        sys.argv = argv
+    flags = json.loads(printed.getvalue())
     named = {word.split("=")[0][2:].replace("-", "_") for word in given if word.startswith("--")}
     if named - set(flags):
         raise ValueError(f"--{min(named - set(flags))}: expected a flag of {stage}.py in full; see its --help")

@@ -48,9 +48,3 @@ def start(name, *flags, cwd, output) -> subprocess.Popen:
     with open(output, "w") as file:
         command = [sys.executable, str(ROOT / name), *map(str, flags)]
         return subprocess.Popen(command, cwd=cwd, stdout=file, stderr=subprocess.STDOUT)
-
-
-def finish(name, *flags, cwd) -> subprocess.CompletedProcess:
-    """One of our scripts, run to its end."""
-    command = [sys.executable, str(ROOT / name), *map(str, flags)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=900)

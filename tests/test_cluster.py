@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 from prepared import FINETUNE, FUSE, PRETRAIN, call, done, write_set
-from ray_nodes import finish, kill_raylet, needs_ray, start, two_nodes
+from ray_nodes import kill_raylet, needs_ray, start, two_nodes
 
 import cluster
 
 FLAGS = {"pretrain": PRETRAIN, "finetune": FINETUNE, "fuse": FUSE}
 GRID = ("--run", "runs/grid", *(f"--{stage}-flags={' '.join(flags)}" for stage, flags in FLAGS.items()))
 FEW = "--targets arousal --inits pretrained --n-folds 3".split()
-MANY_EPOCHS = (*GRID, "--pretrain-flags", " ".join(PRETRAIN).replace("--epochs 2", "--epochs 80"))
+PLANTED = Path("runs/grid/eeg/fold1/pretrain.pt")
+MANY_EPOCHS = (*GRID, "--pretrain-flags", " ".join(PRETRAIN).replace("--epochs 2", "--epochs 60"))
 
 
 def shell_loop(folder, chosen, epochs=2):
@@ -114,24 +115,35 @@ def test_folds_that_are_none_are_named(base, folds):
 
 @pytest.fixture(scope="module")
 def grids(base, nodes, tmp_path_factory):
-    """Two grids that have ended, name -> (folder, exit code, what was printed, folder of the shell loop): "whole", of
-    three folds, on `nodes`, and "killed", of one, on nodes of its own, one of which was killed in mid-training."""
+    """Three grids that have ended, name -> (folder, exit code, what was printed, folder of the shell loop): "whole", of
+    three folds, on `nodes`; there, too, "failing", of one, whose EEG encoder is no checkpoint and whose ECG encoder is
+    done; "killed", of one, on nodes of its own, one of which was killed in mid-training."""
     folder = tmp_path_factory.mktemp("grids")
-    whole, killed, *loops = (shutil.copytree(base, folder / name) for name in ("whole", "killed", "loop", "loop of 80"))
-    logs = [killed / "runs" / "grid" / modality / "fold1" / "pretrain.log" for modality in ("eeg", "ecg")]
-    printed = [folder / name for name in ("printed by whole", "printed by killed")]
+    whole, killed, loop, loop_of_60 = (shutil.copytree(base, folder / str(number)) for number in range(4))
+
+    def begin(work, *flags):
+        return start("cluster.py", *flags, *FEW, "--address", nodes.address, cwd=work, output=work / "printed")
+
     with two_nodes() as others:
-        flags = *MANY_EPOCHS, *FEW, "--folds", 1, "--address", others.address
-        running = start("cluster.py", *flags, cwd=killed, output=printed[1])
-        while not all(log.exists() and "epoch 3/80" in log.read_text() for log in logs):
-            assert running.poll() is None, printed[1].read_text()
+        flags = *MANY_EPOCHS, "--folds", 1, "--address", others.address
+        running = start("cluster.py", *FEW, *flags, cwd=killed, output=killed / "printed")
+        logs = [killed / "runs" / "grid" / modality / "fold1" / "pretrain.log" for modality in ("eeg", "ecg")]
+        while not all(log.exists() and "epoch 3/60" in log.read_text() for log in logs):
+            assert running.poll() is None, (killed / "printed").read_text()
             time.sleep(0.05)
         kill_raylet(next(iter(others.worker_nodes)))
-        both = start("cluster.py", *GRID, *FEW, "--address", nodes.address, cwd=whole, output=printed[0]), running
-        shell_loop(loops[0], range(3))
-        shell_loop(loops[1], [1], epochs=80)
-        codes = [process.wait(900) for process in both]
-    return dict(zip(("whole", "killed"), zip((whole, killed), codes, map(Path.read_text, printed), loops)))
+        processes = {"killed": running, "whole": begin(whole, *GRID)}
+        shell_loop(loop, range(3))
+        failing = shutil.copytree(loop, folder / "failing")
+        fold = failing / "runs" / "grid"
+        for path in [*fold.glob("eeg/fold1/*"), *fold.glob("fused/fold1/*"), *fold.glob("ecg/fold1/arousal*")]:
+            path.unlink()
+        (failing / PLANTED).write_text("not a checkpoint")
+        processes["failing"] = begin(failing, *GRID, "--folds", 1)
+        shell_loop(loop_of_60, [1], epochs=60)
+        codes = {name: process.wait(900) for name, process in processes.items()}
+    pairs = {"whole": (whole, loop), "failing": (failing, loop), "killed": (killed, loop_of_60)}
+    return {name: (work, codes[name], (work / "printed").read_text(), loop) for name, (work, loop) in pairs.items()}
 
 
 @needs_ray
@@ -161,26 +173,18 @@ def test_a_node_is_killed_in_mid_training(grids):
 
 @needs_ray
 @pytest.mark.slow
-def test_a_cell_that_fails_for_good_fails_alone(grids, nodes, tmp_path):
-    whole = grids["whole"][0]
-    folder = shutil.copytree(whole, tmp_path / "failing")
-    run = folder / "runs" / "grid"
-    for path in [*run.glob("eeg/fold1/*"), *run.glob("fused/fold1/*"), *run.glob("ecg/fold1/arousal*")]:
-        path.unlink()
-    planted = run / "eeg" / "fold1" / "pretrain.pt"
-    planted.write_text("not a checkpoint")
-    finished = finish("cluster.py", *GRID, *FEW, "--folds", 1, "--address", nodes.address, cwd=folder)
-    assert finished.returncode == 1
-    lines = finished.stderr.splitlines()
-    assert lines[0].startswith(
-        f"cluster.py: eeg/fold1/pretrain failed, pretrain.py: {planted.relative_to(folder)}: not a"
-    )
-    assert lines[1:] == [
+def test_a_cell_that_fails_for_good_fails_alone(grids):
+    folder, code, printed, loop = grids["failing"]
+    assert code == 1
+    said = [line for line in printed.splitlines() if line.startswith("cluster.py: ")]
+    assert said[0].startswith(f"cluster.py: eeg/fold1/pretrain failed, pretrain.py: {PLANTED}: not a")
+    assert said[1:] == [
         "cluster.py: eeg/fold1/arousal left out, needs eeg/fold1/pretrain",
         "cluster.py: fused/fold1/arousal left out, needs eeg/fold1/arousal",
     ]
-    assert "2 of 5 cells are done" in finished.stdout and planted.read_text() == "not a checkpoint"
-    assert "ecg/fold1/pretrain.pt: already done, nothing to do" in finished.stdout
-    again = [each / "runs" / "grid" / "ecg" / "fold1" / "arousal.npy" for each in (folder, whole)]
+    assert "2 of 5 cells are done" in printed and (folder / PLANTED).read_text() == "not a checkpoint"
+    assert "ecg/fold1/pretrain.pt: already done, nothing to do" in printed
+    again = [each / "runs" / "grid" / "ecg" / "fold1" / "arousal.npy" for each in (folder, loop)]
     assert again[0].read_bytes() == again[1].read_bytes()
-    assert list(run.glob("*/fold1/arousal.log")) == [run / "ecg" / "fold1" / "arousal.log"]  # nor started
+    logs = (folder / "runs" / "grid").glob("*/fold1/arousal.log")
+    assert list(logs) == [folder / "runs" / "grid" / "ecg" / "fold1" / "arousal.log"]  # the others were not started
