@@ -26,7 +26,7 @@ classifier=(--classifier-hidden 64 --classifier-dropout 0.1)
 single_modality() {  # modality, fold
     $python pretrain.py --modality "$1" --fold "$2" "${run[@]}" "${network[@]}" --epochs 2 --warmup-epochs 1 --lr 1e-3
     for target in arousal valence; do
-        $python finetune.py --modality "$1" --target $target --fold "$2" "${run[@]}" "${classifier[@]}" --epochs 12 --lr 1e-3
+        $python finetune.py --modality "$1" --target $target --fold "$2" "${run[@]}" "${classifier[@]}" --epochs 12 --lr 3e-4
     done
 }
 
