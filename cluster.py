@@ -2,18 +2,18 @@
 
     python cluster.py --run runs/paper --folds 0-9 --address auto
 
-does what reproduce.sh does one by one, as far as machines and GPUs allow: a cell of the grid, say
-eeg/fold3/arousal-random, is one call of finetune.py. Fine-tuning waits for its pre-training and fusion for both its
-models. A cell that is done says so and is skipped. One whose worker or node died is tried again on another, from its
-checkpoint; one that fails for good leaves out those that need it, and the others go on (exit code 1).
+does what reproduce.sh does one by one, as far as machines and GPUs allow (its sets for pre-training are given by
+--eeg-extra and --ecg-extra): a cell of the grid, say eeg/fold3/arousal-random, is one call of finetune.py. Fine-tuning
+waits for its pre-training and fusion for both its models. A cell that is done says so and is skipped. One whose worker
+or node died is tried again on another, from its checkpoint; one that fails for good leaves out those that need it, and
+the others go on (exit code 1).
 
 Without --address Ray is started on this machine. All nodes must see this folder, the data and the run under the same
 path, and have the same environment. What a cell prints, in all its attempts, is in <cell>.log, beside its checkpoint.
-With the same --threads the predictions are those of reproduce.sh in every bit.
+With the same flags and --threads the predictions are those of reproduce.sh in every bit.
 """
 
 import argparse
-import json
 import os
 import re
 import shlex
@@ -113,9 +113,7 @@ def parse() -> argparse.Namespace:
     folds.resolve_flags(args)
     if args.folds is None:
         args.folds = list(range(args.n_folds))
-    if args.print_flags:
-        print(json.dumps(training.plain_flags(args), indent=1))
-        raise SystemExit(0)
+    training.stop_if_printing(args)
     if max(args.folds) >= args.n_folds:
         raise ValueError(f"--folds {max(args.folds)}: expected 0 to {args.n_folds - 1}, as the run has {args.n_folds}")
     return args

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The whole method on a simulated cohort, with a reduced network, in under ten minutes on two cores.
+# The whole method on a simulated cohort, with a reduced network, in some five minutes on two cores.
 #
 #   bash demo.sh [SEED] [EFFECT]     EFFECT 0 simulates signals that say nothing about the ratings
 #
-# The learning rates are far above the paper's, which would learn nothing in so few epochs.
+# Fine-tuning and fusion have higher learning rates than the paper's, which would learn little in so few epochs.
 set -euo pipefail
 cd "$(dirname "$0")"
 seed=${1:-0} effect=${2:-1}

@@ -14,6 +14,12 @@ ecg_extra=${ECG_EXTRA-data/ascertain data/dreamer data/pspm}
 common="--data $data --run $run ${FLAGS:-}"
 pretrain="$common ${PRETRAIN_FLAGS:-}" finetune="$common ${FINETUNE_FLAGS:-}" fuse="$common ${FUSE_FLAGS:-}"
 
+for folder in $data $eeg_extra $ecg_extra; do
+    if [ ! -e "$folder/manifest.json" ]; then
+        echo "reproduce.sh: $folder: no prepared data set; prepare it, or name others in DATA, EEG_EXTRA, ECG_EXTRA" >&2
+        exit 2
+    fi
+done
 [ $# -gt 0 ] || set -- 0 1 2 3 4 5 6 7 8 9
 for fold in "$@"; do
     $python pretrain.py --modality eeg --fold "$fold" --extra $eeg_extra $pretrain

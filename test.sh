@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All tests; further words go to pytest:  bash test.sh -m "not slow"
+# All tests but the heavy ones (pytest.ini); further words go to pytest:  bash test.sh -m "not slow"
 set -euo pipefail
 cd "$(dirname "$0")"
 if ! cmp -s requirements.txt .venv/requirements.txt; then

@@ -1,11 +1,13 @@
 """The defaults are the paper's: every script's --print-flags against tables written out by hand from the paper."""
 
 import json
+import os
 import re
+import subprocess
 
 import pytest
 from prepared import PRETRAIN as SMALL
-from prepared import call, done
+from prepared import ROOT, call, done
 
 ADAM = {"beta1": 0.9, "beta2": 0.999}
 RUN = {
@@ -118,6 +120,25 @@ def test_a_run_answers_for_the_flags_that_are_left_out(work):
     assert flags["n_folds"] == 4  # run.json
     assert (flags["cnn_channels"], flags["ffn"]) == ([6, 8], 12)  # pretrain.pt
     assert flags["classifier_hidden"] == [64]
+
+
+def test_reproduce_calls_every_stage_of_every_fold(tmp_path):
+    def reproduce():
+        flags = {"env": {**os.environ, "PYTHON": "echo"}, "capture_output": True, "text": True}
+        return subprocess.run(["bash", tmp_path / "reproduce.sh"], **flags)
+
+    (tmp_path / "reproduce.sh").write_bytes((ROOT / "reproduce.sh").read_bytes())
+    names = "amigos", "bci2000", "way_eeg_gal", "large_eeg_bci", "ascertain", "dreamer", "pspm"
+    for name in names:
+        finished = reproduce()
+        assert finished.returncode == 2 and finished.stdout == ""
+        assert finished.stderr.startswith(f"reproduce.sh: data/{name}: no prepared data set")
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / "manifest.json").touch()
+    calls = reproduce().stdout.splitlines()
+    scripts = [call.split()[0] for call in calls]
+    assert [scripts.count(f"{name}.py") for name in ("pretrain", "finetune", "fuse", "evaluate")] == [20, 80, 40, 1]
+    assert len(set(calls)) == len(calls) == 141
 
 
 @pytest.mark.parametrize("script", sorted({command.split()[0] for command, _ in EXPECTED}))
