@@ -286,6 +286,7 @@ def test_no_predictions_yet(work):
     refused(work, EVALUATE, "runs/paper: no predictions yet")
 
 
+@pytest.mark.slow
 def test_a_fold_without_ratings_is_left_out_of_the_table(work):
     table = np.load(work / DATA / "segments.npy")
     table["valence"][np.isin(table["subject"], ["S0", "S1"])] = np.nan
@@ -304,6 +305,7 @@ def test_a_fold_without_ratings_is_left_out_of_the_table(work):
     assert len(table["EEG, no pre-training"]["valence"]["folds"]) == sum(trained)
 
 
+@pytest.mark.slow
 def test_real_commands_end_without_a_traceback(work):
     halve(work / FOLD / "pretrain.pt")
     halve(work / DATA / "eeg.npy")

@@ -230,6 +230,7 @@ def pooled_auroc(folder, model, target):
     return roc_auc_score(found["label"], found["probability"])
 
 
+@pytest.mark.slow
 def test_what_is_planted_is_found_and_nothing_else(planted, nothing_planted):
     for model in ("classical-eeg", "classical-ecg", "classical-both", "amigos-eeg", "amigos-ecg", "amigos-fused"):
         assert pooled_auroc(planted, model, "arousal") > 0.8, model

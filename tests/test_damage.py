@@ -1,4 +1,4 @@
-"""Damaged files of every format, a hundred a format here and two thousand in the slow tests. See damage.py."""
+"""Damaged files of every format: a hundred a format in the slow tests, two thousand in the heavy ones. See damage.py."""
 
 import os
 import subprocess
@@ -23,6 +23,7 @@ def campaign(layout, count, seed, folder, *command):
     print(run.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", FORMATS)
 def test_a_hundred_damaged_files_of_each_format(layout, tmp_path):
     campaign(layout, -(-100 // FORMATS[layout]), 0, tmp_path)

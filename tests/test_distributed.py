@@ -114,7 +114,7 @@ def results(run, name):
     return losses, torch.load(path, weights_only=True), sorted(map(str, contents(run)))
 
 
-@pytest.mark.parametrize("count, batch_size, epochs", [(2, 32, 13), (3, 200, 50)])
+@pytest.mark.parametrize("count, batch_size, epochs", [(2, 32, 13), pytest.param(3, 200, 50, marks=pytest.mark.slow)])
 def test_several_processes_train_as_one_does(folder, tmp_path, count, batch_size, epochs):
     """50 steps and more: four a epoch, and one, of which the log has every loss. The number of masked points differs
     from process to process; two of the three have no sample in the last batch of the fine-tuning."""
@@ -179,6 +179,7 @@ def test_killed_stopped_and_resumed(folder, tmp_path):
     np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_bad_input_ends_in_one_line(folder, tmp_path):
     shutil.copytree(folder / "data", tmp_path / "data")
     flags = (*PRETRAIN, "--epochs", 2, "--batch-size", 32)
@@ -201,6 +202,7 @@ def test_bad_input_ends_in_one_line(folder, tmp_path):
     assert not list(tmp_path.rglob("*.pt")) and not list(tmp_path.rglob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_killed_while_the_other_is_busy(tmp_path):
     """A step may take minutes; and nobody may wait for the next exchange."""
     group = Group(2, str(Path(__file__).relative_to(ROOT)), cwd=tmp_path)
