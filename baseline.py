@@ -106,17 +106,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--print-flags", action="store_true", help="print every resolved flag as JSON and stop")
     args = parser.parse_args()
     folds.resolve_flags(args)
-    if args.print_flags:
-        print(json.dumps(training.plain_flags(args), indent=1))
-        raise SystemExit(0)
+    training.stop_if_printing(args)
     for modality in args.modality or ():
         if modality not in MODALITIES[args.model]:
             raise ValueError(f"--modality {modality}: expected {', '.join(MODALITIES[args.model])} for {args.model}")
     args.regularisation, args.n_features = sorted(set(args.regularisation)), sorted(set(args.n_features))
     args.fold = list(range(args.n_folds)) if args.fold is None else sorted(set(args.fold))
-    for fold in args.fold:
-        if fold >= args.n_folds:
-            raise ValueError(f"--fold {fold}: expected 0 to {args.n_folds - 1}, as the run has {args.n_folds} folds")
     if args.model == "amigos" and args.raw is None:
         raise ValueError("--model amigos: needs --raw, the folder with the files of AMIGOS")
     if args.inner_folds < 2:

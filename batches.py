@@ -51,7 +51,7 @@ class SignalRows:
 
 
 def layout(data: Segments, modality: str) -> dict:
-    """What segments must share to be trained on together."""
+    """What segments must share to be trained on together; ValueError where there are none of `modality`."""
     if modality not in data.signals:
         raise ValueError(f"{data.folder}: expected {modality} signals, found none; prepare the data with --modalities")
     return {"channels": data.manifest["channels"][modality], **{key: data.manifest[key] for key in ("rate", "points")}}

@@ -21,6 +21,7 @@ from segments import Segments
 KEYS = {  # key -> type
     **dict.fromkeys(("model", "optimizer", "schedule", "random", "flags", "identity", "channels", "versions"), dict),
     "epoch": int,
+    "extra_sources": list,
 }
 # What changes the numbers in a segment; the rest of the pre-processing only chooses which segments there are.
 PREPROCESSING = ("low", "high", "filter", "filter_order", "resampling", "normalise")
@@ -28,6 +29,13 @@ FREE_FLAGS = (  # they may change on resuming
     *("run", "data", "extra", "test_data", "device", "threads", "checkpoint_minutes"),
     *("fresh", "print_flags", "hyperparameters", "validation_only"),
 )
+HASHED = {  # how a difference in what is kept as a hash is called
+    "data_sha256": "was made of other segments, pre-processing or recordings",
+    "folds_sha256": "was made with other folds",
+    "extra_sha256": "was pre-trained with other sets as --extra",
+    "init_sha256": "was trained from another pretrain.pt than there is now",
+    "base_sha256": "was made from other models than there are now",
+}
 
 
 def save(path: Path, state: dict) -> None:
@@ -65,10 +73,17 @@ def check_identity(path: Path, found: dict, expected: dict) -> None:
     """ValueError where a checkpoint was made for other data, folds, fold, target, variant or base models."""
     for key, value in expected.items():
         if found.get(key) != value:
-            raise ValueError(
-                f"{path}: expected a checkpoint with {key.replace('_', ' ')} {value}, found {found.get(key)}; "
-                "it belongs to another run or fold: write it again with --fresh, or use another --run"
-            )
+            clash = f"expected a checkpoint with {key.replace('_', ' ')} {value}, found {found.get(key)}"
+            raise ValueError(f"{path}: {HASHED.get(key, clash)}; write it again with --fresh, or use another --run")
+
+
+def check_finished(path: Path, state: dict) -> None:
+    """ValueError where the training of a checkpoint stopped before its last epoch."""
+    if state["epoch"] < state["flags"]["epochs"]:
+        raise ValueError(
+            f"{path}: training stopped after {state['epoch']} of {state['flags']['epochs']} epochs; call its script "
+            "again to finish it"
+        )
 
 
 def check_flags(path: Path, found: dict, expected: dict) -> None:
@@ -81,11 +96,15 @@ def check_flags(path: Path, found: dict, expected: dict) -> None:
             )
 
 
-def origin(data: Segments, modalities) -> dict:
-    """What a checkpoint keeps of the signals that it was trained on, and predict.py compares with others."""
+def origin(data: Segments, modalities, extra_sources=()) -> dict:
+    """What a checkpoint keeps of the signals that it was trained on, and predict.py compares with others.
+
+    extra_sources: the SHA-256 of the recordings of further sets in its pre-training, none of which may test it.
+    """
     manifest = data.manifest
     channels = {modality: layout(data, modality)["channels"] for modality in modalities}
-    return {"channels": channels, **{key: manifest[key] for key in ("rate", "points", "preprocessing")}}
+    kept = {"channels": channels, "extra_sources": sorted(extra_sources)}
+    return {**kept, **{key: manifest[key] for key in ("rate", "points", "preprocessing")}}
 
 
 def check_data(path: Path, state: dict, data: Segments) -> None:
@@ -99,7 +118,7 @@ def check_data(path: Path, state: dict, data: Segments) -> None:
         if [normalise_name(name) for name in found] != [normalise_name(name) for name in wanted]:
             raise ValueError(
                 f"{path}: expected the {modality} channels {' '.join(wanted)}, found {' '.join(found) or 'none'} in "
-                f"{data.folder}; prepare them with --channels"
+                f"{data.folder}; prepare them with --modalities and --channels"
             )
     pairs = [(name, state.get(name), manifest[name]) for name in ("rate", "points")]
     pairs += [(name, state["preprocessing"].get(name), manifest["preprocessing"].get(name)) for name in PREPROCESSING]
@@ -107,12 +126,13 @@ def check_data(path: Path, state: dict, data: Segments) -> None:
         if wanted != found:
             raise ValueError(
                 f"{path}: expected segments prepared with {name} {wanted}, found {found} in {data.folder}; "
-                "prepare them as the model's were"
+                "prepare them with the flags of the model's"
             )
 
 
 def load_weights(model: torch.nn.Module, path: Path, weights: dict, without: str = "") -> None:
-    """Load `weights` into `model`, leaving out those whose name starts with `without` on either side."""
+    """Load `weights` into `model`, leaving out those whose name starts with `without` on either side; ValueError,
+    naming the checkpoint `path`, where names or shapes are others."""
     own = model.state_dict()
     names = {name for name in own if not (without and name.startswith(without))}
     given = {name: value for name, value in weights.items() if name in names}
@@ -133,7 +153,7 @@ def network_of(path: Path, state: dict) -> dict:
 
 
 def load_classifier(path: Path, state: dict, channels: int, points: int) -> SingleModalityModel:
-    """The fine-tuned model of a checkpoint."""
+    """The fine-tuned model of a checkpoint, for signals (n, channels, points); ValueError like `load_weights`."""
     flags = state["flags"]
     model = SingleModalityModel(
         channels,

@@ -140,7 +140,8 @@ def check_names(recording, where, trials):
     name = recording["subject"], recording["trial"]
     if name in trials:
         raise ValueError(
-            f"{where}: trial {name[1]} of subject {name[0]} is in {trials[name]} already; take one of the two out"
+            f"{where}: trial {name[1]} of subject {name[0]} is in {trials[name]} already; take one of the two out, "
+            "or (in recordings.csv) call the trials by different names"
         )
     trials[name] = where
     for key in ("subject", "trial", "video"):

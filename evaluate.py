@@ -30,7 +30,6 @@ from evaluated import MODELS, PRIORS, RULES, VARIANT, Evaluated, name_of
 from segments import open_segments, sha256_of_file
 
 LEFT_OUT = re.compile(r"-out\d+of\d+$")  # of the models that cross-fitted fusion is made from
-AGAIN = "remove it and call the script that wrote it again"
 
 
 def parse() -> argparse.Namespace:
@@ -77,9 +76,7 @@ def parse() -> argparse.Namespace:
     args = parser.parse_args()
     if (args.rows or args.out) and not args.report:
         raise ValueError("--rows, --out: they need --report; add it")
-    if args.print_flags:
-        print(json.dumps(training.plain_flags(args), indent=1))
-        raise SystemExit(0)
+    training.stop_if_printing(args)
     return args
 
 
@@ -125,10 +122,8 @@ def numbers(table: np.ndarray) -> dict[str, np.ndarray]:
 
 def read_predictions(path: Path, test: np.ndarray, labels: np.ndarray, what: str, threshold: str) -> np.ndarray:
     """The content of a prediction file; ValueError unless it predicts each of the rows `test` once."""
-    predictions = folds.load_array(path, AGAIN)
-    if predictions.dtype != training.PREDICTION_DTYPE or predictions.ndim != 1:
-        expected = f"rows of {training.PREDICTION_DTYPE}"
-    elif not np.array_equal(np.sort(predictions["segment"]), test):
+    predictions = training.read_predictions(path)
+    if not np.array_equal(np.sort(predictions["segment"]), test):
         twice = len(np.unique(predictions["segment"])) < len(predictions)
         expected = f"one prediction for each of the {len(test)} {what}" + (", none twice" if twice else "")
     elif not np.array_equal(predictions["label"], labels[predictions["segment"]]):
@@ -137,11 +132,12 @@ def read_predictions(path: Path, test: np.ndarray, labels: np.ndarray, what: str
         expected = "probabilities from 0 to 1"
     else:
         return predictions
-    raise ValueError(f"{path}: expected {expected}, found others; {AGAIN}")
+    raise ValueError(f"{path}: expected {expected}, found others; {training.AGAIN}")
 
 
 @functools.cache
 def sha256_once(path: Path) -> str:
+    """Of a file that serves many models."""
     return sha256_of_file(path)
 
 
@@ -204,9 +200,13 @@ def read_elsewhere(path: Path, fold: int, target: str) -> np.ndarray:
         known = json.loads(about.read_text())
         data, threshold, sha256 = open_segments(known["data"]), str(known["threshold"]), known["data_sha256"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{about}: expected data, data_sha256 and threshold as JSON, found {error!r}; {AGAIN}")
+        raise ValueError(
+            f"{about}: expected data, data_sha256 and threshold as JSON, found {error!r}; {training.AGAIN}"
+        )
     if folds.data_sha256(data) != sha256:
-        raise ValueError(f"{path}: expected predictions on {known['data']} as it is now, found others; {AGAIN}")
+        raise ValueError(
+            f"{path}: expected predictions on {known['data']} as it is now, found others; {training.AGAIN}"
+        )
     labels = folds.labels(data.table, target, threshold)
     test = np.flatnonzero(labels >= 0)
     found = read_predictions(path, test, labels, f"rated segments of {known['data']}", threshold)
@@ -227,7 +227,9 @@ def read_rows(run: folds.Run, parts: dict) -> tuple[dict, list[str]]:
             continue
         fold, target = int(fold), match[1]
         if (fold, target) not in parts:
-            raise ValueError(f"{path}: expected a fold of {run.folder} with {target} ratings, found {fold}; {AGAIN}")
+            raise ValueError(
+                f"{path}: expected a fold of {run.folder} with {target} ratings, found {fold}; {training.AGAIN}"
+            )
         known = check_checkpoint(path.with_name(f"{path.stem.split('@')[0]}.pt"), run, fold, match)
         flags.setdefault((model + match[2], target), {})[fold] = known
         if match[7]:
@@ -281,7 +283,9 @@ def fusion_rows(rows: dict) -> dict:
         pair = [rows[model][target] for model in ("eeg", "ecg")]
         common = np.intersect1d(pair[0]["fold"], pair[1]["fold"])
         pair = [each[np.isin(each["fold"], common)] for each in pair]
-        for rule in RULES if len(common) else ():
+        if not len(common):
+            continue
+        for rule in RULES:
             fused[rule][target] = pair[0].copy()
             fused[rule][target]["probability"] = scores.fuse(np.stack([each["probability"] for each in pair]), rule)
     return {rule: of_target for rule, of_target in fused.items() if of_target}

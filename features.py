@@ -13,6 +13,7 @@ from scipy import signal as sp
 from tqdm import tqdm
 
 from datasets import amigos
+from preprocessing import bursts
 from segments import sha256_of_file
 
 BANDS = {"delta": (1, 4), "theta": (4, 8), "alpha": (8, 13), "beta": (13, 30), "gamma": (30, 45)}  # Hz; assumed
@@ -52,12 +53,11 @@ def pairs(channels) -> list[tuple[int, int]]:
     return found
 
 
-def eeg_features(signals: np.ndarray, rate: float, channels, bands=None) -> tuple[np.ndarray, list[str]]:
+def eeg_features(signals: np.ndarray, rate: float, channels, bands=BANDS) -> tuple[np.ndarray, list[str]]:
     """(n, C, L) EEG -> (n, F) log band powers of each channel and, for each pair, right minus left; and their names.
 
-    bands: name -> (low, high) in Hz, by default BANDS.
+    bands: name -> (low, high) in Hz.
     """
-    bands = bands or BANDS
     powers = band_powers(signals, rate, bands.values())  # (n, C, bands)
     opposite = pairs(channels)
     left, right = ([pair[side] for pair in opposite] for side in (0, 1))
@@ -70,24 +70,18 @@ def eeg_features(signals: np.ndarray, rate: float, channels, bands=None) -> tupl
 def find_beats(ecg: np.ndarray, rate: float) -> list[np.ndarray]:
     """(n, L) ECG -> the times of the R peaks of each row, in s; an empty array where there are none.
 
-    Beats are bursts of 5-20 Hz energy, at least 0.3 s apart and 0.3 times the typical height; the peak of each is its
+    Beats are `bursts`, at least 0.3 s apart and 0.3 times the typical height; the peak of each is its
     sharpest deflection, up in some leads and down in others (all assumed).
     """
     slack, distance = round(0.06 * rate), round(SHORTEST_BEAT * rate)
-    qrs = sp.sosfiltfilt(sp.butter(2, [5, 20], "bandpass", fs=rate, output="sos"), ecg, axis=-1)
-    width = round(0.12 * rate)
-    energy = sp.oaconvolve(np.gradient(qrs, axis=-1) ** 2, np.full((1, width), 1 / width), mode="same", axes=-1)
-    # At the median of two-second stretches, a single artefact does not raise the threshold above the beats.
-    stretches = np.array_split(energy, max(1, energy.shape[-1] // round(2 * rate)), axis=-1)
-    typical = np.median([stretch.max(axis=-1) for stretch in stretches], axis=0)
     times = []
-    for row, level, wave in zip(energy, typical, qrs):
-        bursts, _ = sp.find_peaks(row, height=max(0.3 * level, SMALLEST_POWER), distance=distance)
-        bursts = bursts[(bursts >= slack) & (bursts < len(wave) - slack)]
-        around = wave[bursts[:, None] + np.arange(-slack, slack + 1)]  # (beats, 2 slack + 1)
-        if len(bursts) and -np.median(around.min(axis=1)) > np.median(around.max(axis=1)):
+    for wave, power, typical in zip(*bursts(ecg, rate)):
+        found, _ = sp.find_peaks(power, height=max(0.3 * typical, SMALLEST_POWER), distance=distance)
+        found = found[(found >= slack) & (found < len(wave) - slack)]
+        around = wave[found[:, None] + np.arange(-slack, slack + 1)]  # (beats, 2 slack + 1)
+        if len(found) and -np.median(around.min(axis=1)) > np.median(around.max(axis=1)):
             around = -around
-        times.append((bursts - slack + around.argmax(axis=1)) / rate if len(bursts) else np.empty(0))
+        times.append((found - slack + around.argmax(axis=1)) / rate if len(found) else np.empty(0))
     return times
 
 

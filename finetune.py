@@ -78,19 +78,14 @@ def main() -> None:
     path = folder(args) / "pretrain.pt"
     if pretrained:
         checkpoints.check_identity(path, pretrained["identity"], {**identity, "target": None})
-        if pretrained["epoch"] < pretrained["flags"]["epochs"]:
-            raise ValueError(
-                f"{path}: pre-training stopped after {pretrained['epoch']} of {pretrained['flags']['epochs']} epochs; "
-                "call pretrain.py again to finish it"
-            )
+        checkpoints.check_finished(path, pretrained)
     identity |= {"target": args.target, "threshold": args.threshold, "leave_out": args.leave_out}
     identity |= {flag: getattr(args, flag) for flag in variants.FLAGS}
     identity["init_sha256"] = sha256_of_file(path) if pretrained else None
     path = (args.validation_only or folder(args)) / f"{args.target}{variants.suffix(args)}.pt"
 
-    extra = pretrained["identity"]["extra_sha256"] if pretrained else []
-    origin = {**checkpoints.origin(run.data, [args.modality]), "extra_sha256": extra}
-    others = folds.open_test_sets(run, args.test_data, args.target, extra)
+    origin = checkpoints.origin(run.data, [args.modality], pretrained["extra_sources"] if pretrained else [])
+    others = folds.open_test_sets(run, args.test_data, args.target, origin["extra_sources"])
     for data, *_ in others:
         checkpoints.check_data(run.data.folder, origin, data)
     predictions = None if args.validation_only else path.with_suffix(".npy")

@@ -102,7 +102,7 @@ class Run:
         table, seed = self.data.table, self.settings["seed"]
         rows = self.split(fold)
         labels = self.labels(target, rows["train"])
-        parts = {name: rows[name][labels[rows[name]] >= 0] for name in ("train", "validation", "test")}
+        parts = {name: rated(labels, rows[name]) for name in ("train", "validation", "test")}
         if shuffle_labels:
             seen = np.concatenate([parts["train"], parts["validation"]])
             labels = shuffle_within_subject(table, labels, seen, np.random.default_rng([seed, fold, 1]))
@@ -206,6 +206,8 @@ def assign_folds(table: np.ndarray, split: str, n_folds: int, fold_seed: int) ->
     is_rated = ~np.isnan(table["arousal"]) | ~np.isnan(table["valence"])
     dealt = (unit >= 0) & np.isin(unit, unit[is_rated])
     found = len(np.unique(unit[dealt]))
+    if found == 0:
+        raise ValueError("--data: no segment has a rating; give a set with arousal or valence")
     if found < n_folds:
         raise ValueError(f"--n-folds {n_folds}: --split {split} has only {found} units with a rating; use fewer folds")
     folds = np.where(unit >= 0, NO_FOLD, DROPPED).astype(np.int8)
@@ -331,12 +333,19 @@ def read_run(path: Path) -> dict:
 
 
 def resolve_flags(args) -> None:
-    """Fill the run's flags that the user left out, from run.json where there is one."""
+    """Fill in the run's flags that the user left out, from run.json where there is one.
+
+    Raises ValueError for a --fold that the run does not have.
+    """
     path = args.run / "run.json"
     known = read_run(path) if path.exists() else {"data": "data/amigos", **SETTINGS}
     for name, value in known.items():
         if hasattr(args, name) and getattr(args, name) is None:
             setattr(args, name, Path(value) if name == "data" else value)
+    chosen = getattr(args, "fold", None)
+    for fold in [chosen] if isinstance(chosen, int) else chosen or []:
+        if fold >= args.n_folds:
+            raise ValueError(f"--fold {fold}: expected 0 to {args.n_folds - 1}, as the run has {args.n_folds} folds")
 
 
 def open_run(args) -> Run:
@@ -440,13 +449,14 @@ def check_leaks(run: Run, rows: dict[str, np.ndarray], extra: list[Segments]) ->
 
 
 def open_test_sets(
-    run: Run, folders: list[Path], target: str, extra_sha256: list[str]
+    run: Run, folders: list[Path], target: str, extra_sources: list[str]
 ) -> list[tuple[Segments, np.ndarray, np.ndarray]]:
     """Other labelled sets that a model of the run is tested on: (data, rated rows, labels (n,) int8 of all rows) each.
 
-    Labels follow the run's threshold, applied to the other set's ratings alone. extra_sha256: the sets that the model
-    was pre-trained on besides the run's own. Raises ValueError where a set has no rating, holds recordings of the run
-    or was pre-trained on, where two bear one name, or the threshold is the mean of the run's training part.
+    Labels follow the run's threshold, applied to the other set's ratings alone. extra_sources: the SHA-256 of the
+    recordings that the model was pre-trained on besides the run's own. Raises ValueError where a set has no rating, or
+    holds one of these or of the run's, where two bear one name, or the threshold is the mean of the run's training
+    part.
     """
     if folders and run.settings["threshold"] == "train":
         raise ValueError(
@@ -465,11 +475,11 @@ def open_test_sets(
                     f"{folder}: its source {source['file']} is the file {own[source['sha256']]} of {run.data.folder}, "
                     "which this run trains on; leave it out of --test-data"
                 )
-        if data_sha256(data) in extra_sha256:
-            raise ValueError(
-                f"{folder}: the model was pre-trained on it (pretrain.py --extra), so nobody in it is new to the "
-                "model; leave it out of --test-data, or pre-train another --run without it"
-            )
+            if source["sha256"] in extra_sources:
+                raise ValueError(
+                    f"{folder}: the model was pre-trained on {source['file']} (pretrain.py --extra), so nobody in it "
+                    "is new to the model; leave it out of --test-data, or pre-train another --run without it"
+                )
         if name in names:
             raise ValueError(f"{folder}: is {name}, as is {names[name]}; give one of them to --test-data at a time")
         names[name] = folder

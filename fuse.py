@@ -74,9 +74,9 @@ def main() -> None:
     own = args.run / ("fused-crossfit" if parts else "fused") / f"fold{args.fold}"
     path = (args.validation_only or own) / f"{name}.pt"
 
-    origin = checkpoints.origin(run.data, paper.MODALITIES)
-    extra = sorted({sha256 for _, _, state in pairs[0] for sha256 in state.get("extra_sha256", [])})
-    others = folds.open_test_sets(run, args.test_data, args.target, extra)
+    extra_sources = {sha256 for _, _, state in pairs[0] for sha256 in state["extra_sources"]}
+    origin = checkpoints.origin(run.data, paper.MODALITIES, extra_sources)
+    others = folds.open_test_sets(run, args.test_data, args.target, origin["extra_sources"])
     for data, *_ in others:
         checkpoints.check_data(run.data.folder, origin, data)
     predictions = None if args.validation_only else path.with_suffix(".npy")
@@ -108,11 +108,7 @@ def load_bases(args: argparse.Namespace, name: str, identity: dict, leave_out: l
         if args.init == "pretrained" and pretrained.exists():
             if sha256_of_file(pretrained) != state["identity"].get("init_sha256"):
                 raise ValueError(f"{path}: {pretrained} was trained again since; call finetune.py with --fresh")
-        if state["epoch"] < state["flags"]["epochs"]:
-            raise ValueError(
-                f"{path}: training stopped after {state['epoch']} of {state['flags']['epochs']} epochs; "
-                "call finetune.py again to finish it"
-            )
+        checkpoints.check_finished(path, state)
         pair.append((modality, path, state))
     return pair
 

@@ -61,7 +61,7 @@ class SelfAttention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, x: Tensor, seed: Tensor | None, rows: Rows | None = None) -> Tensor:
-        """(T, D) where rows are given."""
+        """x (B, N, D), seed (B,) int64 of the dropout -> (B, N, D); where rows are given, of these tokens: (T, D)."""
         hidden = x.shape[-1]
         if rows is None:
             q, packed = F.linear(x, self.in_proj_weight, self.in_proj_bias).split((hidden, 2 * hidden), dim=-1)
@@ -95,7 +95,7 @@ class TransformerLayer(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: Tensor, seed: Tensor | None = None, rows: Rows | None = None) -> Tensor:
-        """seed (B,) int64 draws the dropout; needed only where dropout is on.
+        """x (B, N, D) -> (B, N, D). seed (B,) int64 draws the dropout; needed only where dropout is on.
 
         rows: only these tokens are asked for: (T, D), the same numbers for a fraction of the work."""
         mixed = self.self_attn(x, seed, rows)
@@ -212,7 +212,8 @@ class SingleModalityModel(nn.Module):
         *rows, points, masked, mask = (x.to(signals.device) for x in (*rows, points, masked, mask))
         predicted = self.predictor(self.encode(signals, mask, seed, Rows(*rows)))  # (T, C)
         error = (predicted.to(signals.dtype) - take(signals.transpose(1, 2), points)).square().mean(dim=1)
-        return error[masked].sum() / (len(masked) if count is None else count)
+        count = torch.as_tensor(len(masked) if count is None else count)
+        return error[masked].sum() / count.clamp(min=1)  # a short batch may have no masked point
 
     def encode_cls(self, signals: Tensor, seed: Tensor | None = None) -> Tensor:
         """(B, C, L) -> (B, D): the token CLS alone, the classifier's input."""
@@ -284,7 +285,7 @@ def masked_mse(predicted: Tensor, signals: Tensor, mask: Tensor, count: Tensor |
     count: the number of masked points of the whole batch, of which these samples are a share.
     """
     error = (predicted.to(signals.dtype) - signals).square().mean(dim=1)  # (B, L)
-    return error[mask].sum() / (mask.sum() if count is None else count)
+    return error[mask].sum() / (mask.sum() if count is None else count).clamp(min=1)
 
 
 def parameter_count(model: nn.Module) -> int:

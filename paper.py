@@ -57,8 +57,7 @@ ADAM = {
     "beta2": (0.999, 0.999, "Adam's second decay rate", "paper 4.3; ECG assumed"),
 }
 
-# The batch size is nowhere given: 64 segments keep the paper's learning rates stable, fill a GPU at 1281 tokens
-# a segment, and fit 16 GB of memory.
+# The batch size is nowhere given. 64 is a common one.
 PRETRAIN = {
     **NETWORK,
     "mvp_hidden": ([128], [128], "hidden layers of the masked value predictor", "paper 4.3; ECG assumed"),
@@ -188,6 +187,8 @@ def read_hyperparameters(path: Path, table: dict, wanted_for: dict | None = None
         kind = type(like[0] if several else like)
         number = positive(kind, zero=name in MAY_BE_ZERO, below_one=name in BELOW_ONE)
         try:
+            if several != isinstance(value, list):
+                raise TypeError
             flags[name] = [number(str(each)) for each in value] if several else number(str(value))
         except (TypeError, ValueError, argparse.ArgumentTypeError):
             expected = " ".join(map(str, like)) if several else like

@@ -4,8 +4,8 @@
 
 writes predictions/<modality>-fold<k>-<target>.npy for each model, one row a segment: `segment` (the row of
 segments.npy), `logit`, `probability` of high, and `features`, the last hidden layer. Several models, of different
-folds say, also give predictions/mean.npy with the mean and the spread (SD) of their probabilities. A picture a
-recording, in predictions/pictures, shows the probability over time. A fused model needs its two base models where
+folds say, also give predictions/mean-<target>.npy with the mean and the spread (SD) of their probabilities. A picture
+a recording, in predictions/pictures, shows the probability over time. A fused model needs its two base models where
 fuse.py found them.
 """
 
@@ -66,13 +66,13 @@ def load(path: Path) -> dict:
             f"{path}: expected a model that is applied alone, found a cross-fitted fusion, which is a test of the "
             "method; give the model of fuse.py without --cross-fit"
         )
-    if state["epoch"] < state["flags"]["epochs"]:
-        raise ValueError(f"{path}: training stopped after {state['epoch']} of {state['flags']['epochs']} epochs")
+    checkpoints.check_finished(path, state)
     return state
 
 
 def base_paths(path: Path, state: dict) -> list[Path]:
     """The base models of a fused model; ValueError where they are not those it was made from."""
+    path = path.absolute()
     paths = [path.parents[2] / modality / path.parent.name / path.name for modality in paper.MODALITIES]
     for base, expected in zip(paths, state["identity"]["base_sha256"]):
         if not base.exists():
@@ -86,12 +86,9 @@ def read_rows(args, data) -> np.ndarray:
     """The rows of segments.npy to predict."""
     if not args.rows:
         return np.arange(len(data.table))
-    rows = folds.load_array(args.rows, "give a prediction file of finetune.py or fuse.py")
-    if rows.dtype != training.PREDICTION_DTYPE or rows.ndim != 1 or len(rows) == 0:
-        raise ValueError(
-            f"{args.rows}: expected rows of {training.PREDICTION_DTYPE}, found {rows.shape} of {rows.dtype}"
-        )
-    rows = rows["segment"]
+    rows = training.read_predictions(args.rows)["segment"]
+    if len(rows) == 0:
+        raise ValueError(f"{args.rows}: expected a prediction or more, found none; {training.AGAIN}")
     if rows.min() < 0 or rows.max() >= len(data.table):
         raise ValueError(
             f"{args.rows}: expected segments 0 to {len(data.table) - 1}, found {rows.min()} to {rows.max()}"
@@ -113,7 +110,10 @@ def features_and_logits(path: Path, state: dict, modality: str, data, rows, args
 
 @torch.no_grad()
 def apply(path: Path, state: dict, data, rows, args) -> np.ndarray:
-    """The predictions of one model: structured (n,)."""
+    """The predictions of one model: structured (n,) of `segment`, `logit`, `probability` and `features` (F,).
+
+    Raises ValueError like `base_paths` and `checkpoints.load_weights`.
+    """
     args = argparse.Namespace(**vars(args) | {"batch_size": args.batch_size or state["flags"]["batch_size"]})
     if "base_sha256" not in state["identity"]:
         output = features_and_logits(path, state, state["identity"]["modality"], data, rows, args)
@@ -139,10 +139,7 @@ def apply(path: Path, state: dict, data, rows, args) -> np.ndarray:
 
 def draw(data, mean: np.ndarray, target: str, folder: Path) -> int:
     """One picture a recording; returns how many."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
     folder.mkdir(parents=True, exist_ok=True)
     table = data.table[mean["segment"]]
@@ -151,16 +148,16 @@ def draw(data, mean: np.ndarray, target: str, folder: Path) -> int:
     for number in tqdm(np.argsort(first), desc="drawing", unit="picture", disable=None, leave=False):
         here = np.flatnonzero(index.reshape(-1) == number)
         subject, trial = trials[number].tolist()
-        figure, axes = pyplot.subplots(figsize=(8, 3), layout="constrained")
+        figure = Figure((8, 3), layout="constrained")
+        axes = figure.subplots()
         spread = mean["spread"][here] if np.isfinite(mean["spread"]).all() else None
         axes.errorbar(
             table["start"][here] + length / 2, mean["probability"][here], yerr=spread, xerr=length / 2, fmt=".", lw=2
         )
         axes.axhline(0.5, color="grey", lw=0.5)
         axes.set(ylim=(0, 1), xlabel="s", ylabel=f"probability of high {target}", title=f"{subject}, {trial}")
-        name = f"{quote(f'{subject} {trial}', safe=' ')}.png"
+        name = f"{quote(f'{subject} {trial} {target}', safe=' ')}.png"
         folds.write_atomically(folder / name, lambda file: figure.savefig(file, format="png", dpi=120))
-        pyplot.close(figure)
     return len(trials)
 
 
@@ -169,7 +166,7 @@ def main() -> None:
     data = open_segments(args.data)
     rows = read_rows(args, data)
     states = [load(path) for path in args.model]
-    names = ["-".join([path.parent.parent.name, path.parent.name, path.stem]).strip("-") for path in args.model]
+    names = ["-".join([*path.absolute().parts[-3:-1], path.stem]) for path in args.model]
     if len(set(names)) < len(names):
         raise ValueError(f"--model {' '.join(map(str, args.model))}: two models would write the same file; call twice")
     targets = sorted({state["identity"]["target"] for state in states})
@@ -194,7 +191,7 @@ def main() -> None:
     mean["segment"], mean["probability"] = rows, probability.mean(axis=0, dtype=np.float64)
     mean["spread"] = probability.std(axis=0, ddof=1, dtype=np.float64) if len(outputs) > 1 else np.nan
     if len(outputs) > 1:
-        files.append(args.out / "mean.npy")
+        files.append(args.out / f"mean-{targets[0]}.npy")
         folds.write_atomically(files[-1], lambda file: np.save(file, mean))
     pictures = draw(data, mean, targets[0], args.out / "pictures") if args.pictures else 0
     if args.json:

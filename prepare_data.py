@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import platform
+import re
 import shutil
 import sys
 from concurrent.futures.process import BrokenProcessPool
@@ -32,12 +33,14 @@ from datasets import (
     bci2000,
     dreamer,
     eegmat,
-    folder as own_folder,
     large_eeg_bci,
     normalise_name,
     pspm,
     simulated,
     way_eeg_gal,
+)
+from datasets import (
+    folder as own_folder,
 )
 from segments import SEGMENT_DTYPE, SegmentWriter, read_manifest, sha256_of_file, sync
 
@@ -170,8 +173,8 @@ def already_done(folder, flags, channels, paths) -> bool:
         return False
     manifest = read_manifest(folder)
     advice = "give --fresh to replace it, or another --out"
-    if manifest["dataset"] != flags.dataset:
-        raise ValueError(f"{folder}: expected the set {flags.dataset}, found {manifest['dataset']}; {advice}")
+    if manifest["dataset"] != flags.name:
+        raise ValueError(f"{folder}: expected the set {flags.name}, found {manifest['dataset']}; {advice}")
     wanted, found = preprocessing_flags(flags, channels), manifest["preprocessing"]
     for key in [*wanted, *(key for key in found if key not in wanted)]:
         if wanted.get(key) != found.get(key):
@@ -212,9 +215,12 @@ def new_folder(folder, fresh):
                 elif fresh:
                     shutil.rmtree(leftover)
             yield temporary, lock
+            replaced = folder.with_name(f".{folder.name}.replaced")
+            shutil.rmtree(replaced, ignore_errors=True)
             if folder.exists():
-                shutil.rmtree(folder)
+                folder.rename(replaced)
             temporary.rename(folder)
+            shutil.rmtree(replaced, ignore_errors=True)
         except BrokenProcessPool:
             raise
         except Exception:
@@ -230,7 +236,8 @@ def parse_flags(argv) -> argparse.Namespace:
     add = parser.add_argument
     add("--dataset", choices=READERS, help="which set; simulated is written first where it is missing")
     add("--raw", type=Path, help="folder of the raw recordings (default: raw/<dataset>)")
-    add("--out", type=Path, default=Path("data"), help="the segments go to <out>/<dataset> (default: data)")
+    add("--out", type=Path, default=Path("data"), help="the segments go to <out>/<name> (default: data)")
+    add("--name", help="of the set that --dataset folder makes (default: folder; assumed)")
     add("--modalities", nargs="+", choices=paper.MODALITIES, help="default: all that the set has (paper 4.1)")
     add(
         "--channels",
@@ -256,7 +263,7 @@ def parse_flags(argv) -> argparse.Namespace:
         "--drop-baseline",
         type=from_zero,
         default=0.0,
-        help="seconds to leave out at each trial's start, 5 before AMIGOS' stimuli (default: %(default)s; assumed)",
+        help="seconds to leave out at each trial's start, which in AMIGOS are 5 (default: %(default)s; assumed)",
     )
     add("--max-seconds-per-trial", type=number, help="keep this much of each trial (default: all; assumed)")
     add(
@@ -270,13 +277,13 @@ def parse_flags(argv) -> argparse.Namespace:
     cohort.add_argument("--unrated-subjects", type=int, default=4, help="people without ratings (default: %(default)s)")
     cohort.add_argument("--videos", type=whole, default=16, help="videos a person (default: %(default)s)")
     cohort.add_argument("--seconds", type=number, default=50.0, help="seconds a video (default: %(default)s)")
-    cohort.add_argument("--effect", type=from_zero, default=1.0, help="0: none of the ratings (default: %(default)s)")
+    cohort.add_argument("--effect", type=from_zero, default=1.0, help="of the ratings; 0: none (default: %(default)s)")
     cohort.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     add("--fresh", action="store_true", help="replace what was prepared before, whole or half")
     add(
         "--workers",
         type=whole,
-        default=len(os.sched_getaffinity(0)),
+        default=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         help="files worked on at a time, the same bytes for any number (default: the cores, %(default)s; assumed)",
     )
     add("--check", action="store_true", help="say what would be kept and dropped, what it takes, and write nothing")
@@ -291,6 +298,11 @@ def resolve(flags):
     if not flags.dataset:
         raise ValueError(f"--dataset: expected one of {' '.join(READERS)}, found none; --list says what they are")
     reader = READERS[flags.dataset]
+    flags.name = flags.name or flags.dataset
+    if flags.name != flags.dataset and (flags.dataset != "folder" or flags.name in READERS):
+        raise ValueError(f"--name {flags.name}: only for --dataset folder, and not that of another set")
+    if not re.fullmatch(r"[\w-]+", flags.name):
+        raise ValueError(f"--name {flags.name}: expected letters, digits, - and _")
     flags.raw = flags.raw or Path("raw") / flags.dataset
     flags.modalities = [m for m in paper.MODALITIES if m in (flags.modalities or reader.MODALITIES)]
     for modality in flags.modalities:
@@ -313,15 +325,19 @@ def resolve(flags):
         raise ValueError(
             f"--low {flags.low:g} --high {flags.high:g} --rate {flags.rate}: expected low < high < rate / 2"
         )
+    if "ecg" in flags.modalities and flags.rate <= 2 * preprocessing.BEATS_TO_HZ:
+        raise ValueError(
+            f"--rate {flags.rate}: heart beats are looked for up to {preprocessing.BEATS_TO_HZ} Hz; take more"
+        )
     flags.points = round(flags.seconds_per_segment * flags.rate)
     if not 1 <= flags.points == flags.seconds_per_segment * flags.rate:
         raise ValueError(f"--seconds-per-segment {flags.seconds_per_segment:g}: no whole number of points")
 
 
 def run(flags) -> int:
-    """The exit code."""
+    """Prepare or check a set; the exit code. Raises ValueError and OSError for what is wrong with files or flags."""
     reader = READERS[flags.dataset]
-    if flags.dataset == "simulated":
+    if flags.dataset == "simulated" and not flags.check:
         simulated.write_cohort(flags.raw, **{name: getattr(flags, name) for name in COHORT_FLAGS})
     if not flags.raw.is_dir():
         raise FileNotFoundError(f"{flags.raw}: no such folder; give the one with the recordings as --raw")
@@ -331,7 +347,7 @@ def run(flags) -> int:
     names = {"eeg": flags.channels, "ecg": paper.ECG_CHANNELS}
     channels = {modality: list(names[modality]) for modality in flags.modalities}
     in_files = {**channels, "ecg": [flags.ecg_channel]} if flags.ecg_channel else channels
-    folder = flags.out / flags.dataset
+    folder = flags.out / flags.name
     if flags.check:
         return survey.check(paths, Job(reader, flags.raw, in_files, flags))
     done = not flags.fresh and already_done(folder, flags, channels, paths)
@@ -339,7 +355,7 @@ def run(flags) -> int:
         if folder.exists():
             read_manifest(folder)  # --fresh replaces prepared data, never anything else
         manifest = {
-            "dataset": flags.dataset,
+            "dataset": flags.name,
             "channels": channels,
             "rate": flags.rate,
             "points": flags.points,
@@ -349,10 +365,11 @@ def run(flags) -> int:
             "versions": {"python": platform.python_version(), "numpy": np.__version__, "scipy": scipy.__version__},
         }
         identity = {key: manifest[key] for key in ("dataset", "preprocessing", "versions")}
+        identity["lists"] = [sha256_of_file(path) for path in paths if path.suffix in (".csv", ".hea")]
         with new_folder(folder, flags.fresh) as (temporary, lock):
             parts = open_parts(temporary, identity)
             entries = map_files(cut_file, paths, Job(reader, flags.raw, in_files, flags, parts), lock)
-            entries = tqdm(entries, total=len(paths), unit="file", desc=flags.dataset, disable=None)
+            entries = tqdm(entries, total=len(paths), unit="file", desc=flags.name, disable=None)
             recordings = collect(entries, flags, manifest)
             write_segments(recordings, channels, flags, temporary, parts, manifest)
             shutil.rmtree(parts)

@@ -16,6 +16,7 @@ from scipy import signal as sp
 # the paper's filter, whose extension so lasts 21 s): by then its memory of the far end has faded to e-20 = 2e-9.
 EXTENSION = 20
 LARGEST_DENOMINATOR = 1000
+BEATS_TO_HZ = 20  # of the band in which heart beats are looked for
 FASTEST_RATE = 20_000  # Hz; a file that says more is damaged
 
 
@@ -132,26 +133,34 @@ def resample(signal, start: int, up: int, down: int):
     return (start - missing) // down * up + skipped, new[:, skipped : -(-points * up // down)]
 
 
+def bursts(ecg, rate: float) -> tuple:
+    """(k, n) ECG -> its 5-20 Hz band and the power of that over 0.12 s, both (k, n), and the typical power of a beat
+    (k,): the median over stretches of two seconds, which a single artefact does not raise above the beats."""
+    qrs = sp.sosfiltfilt(sp.butter(2, [5, BEATS_TO_HZ], "bandpass", fs=rate, output="sos"), ecg, axis=-1)
+    width = round(0.12 * rate)
+    power = sp.oaconvolve(np.gradient(qrs, axis=-1) ** 2, np.full((1, width), 1 / width), mode="same", axes=-1)
+    stretches = np.array_split(power, max(1, power.shape[-1] // round(2 * rate)), axis=-1)
+    return qrs, power, np.median([stretch.max(axis=-1) for stretch in stretches], axis=0)
+
+
 def has_beats(ecg, rate: float) -> bool:
     """Whether one ECG channel (n,) shows plausible heart beats: at a human rate, and each shaped like the others.
 
-    Beats are sought as bursts of 5-20 Hz energy. They are plausible with a median interval of 0.3 to 2 s and a mean
+    Beats are sought as `bursts`. They are plausible with a median interval of 0.3 to 2 s and a mean
     correlation of at least 0.85 with their median shape (the idea of Orphanidou et al. 2015; 0.85 lies between the
     0.95 or more of real recordings with beats and the 0.70 of noise, which aligning makes look alike).
     """
     half, slack = round(0.15 * rate), round(0.05 * rate)
     if len(ecg) < 3 * rate:
         return False
-    qrs = sp.sosfiltfilt(sp.butter(2, [5, 20], "bandpass", fs=rate, output="sos"), ecg)
-    energy = np.convolve(np.gradient(qrs) ** 2, np.ones(round(0.12 * rate)), mode="same")
-    typical = np.median([part.max() for part in np.array_split(energy, len(energy) // round(2 * rate))])
-    bursts, _ = sp.find_peaks(energy, height=0.3 * typical, distance=round(0.3 * rate))
-    bursts = bursts[(bursts >= half + slack) & (bursts < len(qrs) - half - slack)]
-    if len(bursts) < 3 or not 0.3 <= np.median(np.diff(bursts)) / rate <= 2:
+    qrs, power, typical = (each[0] for each in bursts(ecg[None], rate))
+    found, _ = sp.find_peaks(power, height=0.3 * typical, distance=round(0.3 * rate))
+    found = found[(found >= half + slack) & (found < len(qrs) - half - slack)]
+    if len(found) < 3 or not 0.3 <= np.median(np.diff(found)) / rate <= 2:
         return False
     likeness = []
     for upright in (qrs, -qrs):  # the sharpest deflection, whose sign depends on the lead, tells where the beat is
-        beats = [burst - slack + np.argmax(upright[burst - slack : burst + slack + 1]) for burst in bursts]
+        beats = [burst - slack + np.argmax(upright[burst - slack : burst + slack + 1]) for burst in found]
         shapes = np.stack([qrs[beat - half : beat + half] for beat in beats])
         likeness.append(np.corrcoef(np.vstack([np.median(shapes, axis=0), shapes]))[0, 1:].mean())
     return bool(max(likeness) >= 0.85)
@@ -176,6 +185,7 @@ class Moments:
         self._merge(signal.shape[1], mean, ((signal - mean[:, None]) ** 2).sum(axis=1))
 
     def merge(self, other: "Moments"):
+        """Add everything that was added to `other`."""
         if other.points:
             self._merge(other.points, other.mean, other.squares)
 
@@ -191,7 +201,7 @@ class Moments:
 
 
 def z_score(segments, mean, sd):
-    """(segments - mean) / sd; NaN or infinite, without a warning, where sd is 0."""
+    """(segments - mean) / sd of (k, C, L) and (C or k, C, 1); NaN or infinite, without a warning, where sd is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return (segments - mean) / sd
 

@@ -112,7 +112,8 @@ def main() -> None:
         seeds = training.layer_seeds(generator, len(places), mine, args)
         return model.reconstruction_loss(batch, mask[mine], seeds, mask.sum())
 
-    origin = checkpoints.origin(run.data, [args.modality])
+    recordings = {source["sha256"] for data in extra for source in data.manifest["sources"]}
+    origin = checkpoints.origin(run.data, [args.modality], recordings)
     if ranks.rank() == 0:
         run.start()
     training.fit(model, loss, train, validation, training.warmup_then_linear(args), path, args, identity, origin)

@@ -19,7 +19,6 @@ import paper
 import training
 from batches import SignalRows
 
-AGAIN = "remove it and call the script that wrote it again"
 MODELS = (  # panel: models that see the same signals; role, model, variant
     ("EEG", "pre-trained", "eeg", ""),
     ("EEG", "random start", "eeg", "-random"),
@@ -93,10 +92,7 @@ def read_predictions(run: folds.Run, model: str, name: str) -> tuple[np.ndarray,
         if not path.exists():
             missing.append(fold)
             continue
-        found.append(folds.load_array(path, AGAIN))
-        if found[-1].dtype != training.PREDICTION_DTYPE or found[-1].ndim != 1:
-            expected, other = training.PREDICTION_DTYPE, f"{found[-1].shape} of {found[-1].dtype}"
-            raise ValueError(f"{path}: expected rows of {expected}, found {other}; {AGAIN}")
+        found.append(training.read_predictions(path))
     return np.concatenate(found), missing
 
 

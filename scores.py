@@ -221,8 +221,8 @@ def percentiles(values: np.ndarray, between: bool = True) -> list[float]:
     values = values[np.isfinite(values)]
     if not len(values):
         return [np.nan, np.nan]
-    tail, (low, high) = (1 - CONFIDENCE) / 2, ("linear", "linear") if between else ("lower", "higher")
-    return [float(np.quantile(values, tail, method=low)), float(np.quantile(values, 1 - tail, method=high))]
+    tail, methods = (1 - CONFIDENCE) / 2, ("linear", "linear") if between else ("lower", "higher")
+    return [float(np.quantile(values, q, method=method)) for q, method in zip((tail, 1 - tail), methods)]
 
 
 def bootstrap(predictions: np.ndarray, score: str, n: int, seed: int) -> list[float]:

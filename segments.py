@@ -87,6 +87,7 @@ def sync(file):
 
 
 def sha256_of_file(path) -> str:
+    """In hexadecimal, read in pieces."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -104,7 +105,7 @@ def open_segments(folder, modality: str | None = None) -> Segments:
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
-    table = _load(folder / "segments.npy", mmap_mode="r")
+    table = _load(folder / "segments.npy")
     if table.dtype != SEGMENT_DTYPE or table.ndim != 1 or len(table) == 0:
         raise ValueError(
             f"{folder / 'segments.npy'}: expected one row or more of {SEGMENT_DTYPE}, "
@@ -117,7 +118,7 @@ def open_segments(folder, modality: str | None = None) -> Segments:
     signals = {}
     for name in [modality] if modality else manifest["channels"]:
         path = folder / f"{name}.npy"
-        signals[name] = _load(path, mmap_mode="r")
+        signals[name] = _load(path)
         shape = (len(table), len(manifest["channels"][name]), manifest["points"])
         if signals[name].shape != shape or signals[name].dtype != np.float32:
             raise ValueError(
@@ -165,11 +166,12 @@ def read_manifest(folder) -> dict:
     return manifest
 
 
-def _load(path, mmap_mode=None) -> np.ndarray:
+def _load(path) -> np.ndarray:
+    """The array of a .npy file, mapped, not read."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: missing; prepare the data with prepare_data.py")
     try:
-        array = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OverflowError) as error:
         # numpy spreads its reasons over lines
         reason = " ".join(str(error).split())

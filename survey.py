@@ -27,12 +27,15 @@ def judge_file(path, job) -> dict:
         found |= identify(path, job)
         for recording in job.reader.read(path, job.channels, job.flags.ecg_side):
             judged = preprocessing.judge(recording, job.flags)
+            kept, dropped = judged.kept(), judged.dropped(job.flags.points / job.flags.rate)
+            if job.flags.drop_unusable_ecg:  # beats show in a filtered signal alone
+                _, kept, _, dropped, _ = preprocessing.cut(recording, job.flags)
             found["recordings"].append(
                 {
                     **{key: getattr(recording, key) for key in ("subject", "trial", "video", "simulated")},
                     "seconds": judged.seconds,
-                    "segments": len(judged.kept()),
-                    "dropped": judged.dropped(job.flags.points / job.flags.rate),
+                    "segments": len(kept),
+                    "dropped": dropped,
                 }
             )
     except (ValueError, OSError) as error:
@@ -63,7 +66,7 @@ def check(paths, job) -> int:
             continue
         seen[found.get("sha256")] = path
         for recording in found["recordings"]:
-            first = first or path
+            first = first or (path if recording["seconds"] else None)
             whole += recording["seconds"]
             kinds.add(recording["simulated"])
             subjects.setdefault(recording["subject"], []).append(recording)

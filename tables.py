@@ -35,6 +35,7 @@ UNDEFINED = "-"
 
 
 def number(value: float, sign: str = "") -> str:
+    """Three decimals, or that there is none."""
     return f"{value:{sign}.3f}" if np.isfinite(value) else UNDEFINED
 
 
@@ -321,6 +322,7 @@ def null_table(evaluated: Evaluated, rows: list[str]) -> list[dict]:
                 by_fold = scores.by_fold(predictions, "auroc")
                 null = scores.direction_null(by_fold, *args)
                 p = float(np.mean(np.abs(null - 0.5) >= abs(observed - 0.5) - 1e-12)) if len(null) else np.nan
+                p = max(p, 1 / (len(null) + 1))  # of random ways, the observed one is one more
                 fewest = min(fewest, np.isfinite(by_fold).sum())
             else:
                 null = scores.auroc_null(predictions, *args)

@@ -2,9 +2,9 @@
 
 All randomness is a function of (seed, step): the order of an epoch, the masks and the dropout of a step are drawn
 afresh from those numbers. So a checkpoint needs no generator's state, and training that was killed at any moment and
-started again ends in the same weights as training left alone. Orders, masks and the layers' dropout are those of
-the whole batch in each of several processes (ranks.py), which take their share of it: their number changes the other
-dropouts and the last bits alone.
+started again ends in the same weights as training left alone. Orders, masks and the layers' dropout (on GPUs, that of
+attention) are those of the whole batch in each of several processes (ranks.py), which take their share of it: their
+number changes the other dropouts and the last bits alone.
 """
 
 import argparse
@@ -24,9 +24,10 @@ import checkpoints
 import paper
 import ranks
 from batches import SignalRows
-from folds import data_sha256, write_atomically
+from folds import data_sha256, load_array, write_atomically
 
 PREDICTION_DTYPE = np.dtype([("segment", "i8"), ("label", "i1"), ("probability", "f4")])
+AGAIN = "remove it and call the script that wrote it again"
 FINITE_EVERY = 20  # steps between two looks at the loss: each look makes the CPU wait for the GPU
 
 
@@ -82,12 +83,13 @@ def add_machine_flags(group) -> None:
 
 
 def finish_flags(args: argparse.Namespace) -> None:
-    """Resolve `auto`, print the flags where asked to, set the number of threads, check the fold."""
+    """Resolve `auto`, print the flags where asked to (SystemExit), set the number of threads.
+
+    Raises ValueError for flags that contradict each other, and for a device that cannot be used.
+    """
     if args.validation_only and getattr(args, "test_data", None):
         raise ValueError("--validation-only: makes no predictions; leave out --test-data")
     use_machine(args)
-    if args.fold >= args.n_folds:
-        raise ValueError(f"--fold {args.fold}: expected 0 to {args.n_folds - 1}, as the run has {args.n_folds} folds")
 
 
 def use_machine(args: argparse.Namespace) -> None:
@@ -96,9 +98,7 @@ def use_machine(args: argparse.Namespace) -> None:
         args.device = "cuda" if torch.cuda.is_available() else "cpu"
     if args.precision == "auto":
         args.precision = "bf16" if args.device.startswith("cuda") else "fp32"
-    if args.print_flags:
-        print(json.dumps(plain_flags(args), indent=1))
-        raise SystemExit(0)
+    stop_if_printing(args)
     ranks.take_gpu(args.device)
     try:
         torch.zeros(1, device=args.device)
@@ -115,6 +115,13 @@ def keep_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(-4, 0)
         mallopt(-1, 2**31 - 1)
+
+
+def stop_if_printing(args: argparse.Namespace) -> None:
+    """With --print-flags, print the resolved flags as JSON and raise SystemExit."""
+    if args.print_flags:
+        print(json.dumps(plain_flags(args), indent=1))
+        raise SystemExit(0)
 
 
 def plain_flags(args: argparse.Namespace) -> dict:
@@ -201,7 +208,8 @@ def stop_signals():
 
 
 def is_done(path: Path, predictions: Path | None, identity: dict, args) -> bool:
-    """Whether an earlier call with the same flags finished this training and wrote its predictions."""
+    """Whether an earlier call with the same flags finished this training and wrote its predictions; ValueError where
+    it had other data, folds or flags."""
     if args.fresh or not path.exists():
         return False
     state = checkpoints.load(path, "")
@@ -269,7 +277,7 @@ def fit(model, loss, train, validation, learning_rate, path: Path, args, identit
                 "optimizer": optimizer.state_dict(),
                 "schedule": {"lr": lr, "loss_sum": total, "seconds": seconds},
                 "epoch": epoch,
-                "random": {"seed": args.seed, "epoch": epoch, "step": step},
+                "random": {"step": step},
                 "flags": flags,
                 "identity": identity,
                 **origin,
@@ -297,7 +305,8 @@ def fit(model, loss, train, validation, learning_rate, path: Path, args, identit
         while epoch < args.epochs:
             order = np.random.default_rng([args.seed, epoch]).permutation(train)
             model.train()
-            sum_, seen, started = torch.tensor(total, dtype=torch.float64, device=device), 0, time.monotonic()
+            sum_, seen = torch.tensor(total, dtype=torch.float64, device=device), 0
+            started = last = time.monotonic()
             while step < steps:
                 places = order[step * args.batch_size : (step + 1) * args.batch_size]
                 generator = seed_step(args.seed, epoch * steps + step)
@@ -320,8 +329,10 @@ def fit(model, loss, train, validation, learning_rate, path: Path, args, identit
                             f"{path}: the loss is not finite at epoch {epoch + 1}, step {step} (within the last "
                             f"{FINITE_EVERY} steps), learning rate {lr:.2e}; the last checkpoint is kept: lower --lr"
                         )
+                    now = time.monotonic()
+                    seconds, last = seconds + now - last, now
                     done = min(step * args.batch_size, len(train))
-                    rate = seen / (time.monotonic() - started)
+                    rate = seen / (now - started)
                     bar.set_postfix_str(
                         f"epoch {epoch + 1}, loss {total / done:.4f}, {rate:.1f} samples/s", refresh=False
                     )
@@ -330,8 +341,6 @@ def fit(model, loss, train, validation, learning_rate, path: Path, args, identit
                     stop_if(stop)
                     save()
                     saved = time.monotonic()
-            elapsed = time.monotonic() - started
-            seconds += elapsed
 
             model.eval()
             validation_sum = torch.zeros((), dtype=torch.float64, device=device)
@@ -345,7 +354,7 @@ def fit(model, loss, train, validation, learning_rate, path: Path, args, identit
                 "train_loss": total / len(train),
                 "validation_loss": validation_sum.item() / len(validation),
                 "lr": lr,
-                "samples_per_s": round(seen / elapsed, 2) if seen else None,
+                "samples_per_s": round(rate, 2) if seen else None,
                 "seconds": round(seconds, 3),
                 "resumed": resumed,
             }
@@ -417,6 +426,15 @@ def predict(forward, model, signals: SignalRows, places: np.ndarray, args) -> to
         with autocast(args):
             outputs.append(forward(signals.batch(batch, *place(args))).to(place(args)[1]))
     return torch.cat(outputs)
+
+
+def read_predictions(path: Path) -> np.ndarray:
+    """The rows of a prediction file (PREDICTION_DTYPE); ValueError where there are none."""
+    predictions = load_array(path, AGAIN)
+    if predictions.dtype != PREDICTION_DTYPE or predictions.ndim != 1:
+        found = f"{predictions.shape} of {predictions.dtype}"
+        raise ValueError(f"{path}: expected rows of {PREDICTION_DTYPE}, found {found}; {AGAIN}")
+    return predictions
 
 
 def write_predictions(path: Path, rows: np.ndarray, labels: np.ndarray, logits: torch.Tensor) -> None:

@@ -39,6 +39,7 @@ import paper
 import stages
 import training
 import variants
+from segments import open_segments, sha256_of_file
 
 # stage -> flag -> how it is drawn, in Tune's words (assumed: the paper does not say what it searched, or how).
 SPACE = {
@@ -163,10 +164,12 @@ def open_search(args: argparse.Namespace, flags: dict, space: dict) -> tuple[Pat
 
     fixed = {name: value for name, value in flags.items() if name not in checkpoints.FREE_FLAGS}
     search = {"stage": args.stage, "grace_epochs": args.grace_epochs, "reduction": args.reduction, **fixed}
-    search = json.loads(json.dumps({**search, "space": space}))
+    search = json.loads(json.dumps({**search, "space": space, "made_of": made_of(flags)}))
     path = folder / "search.json"
     if path.exists() and not args.fresh:
         earlier = json.loads(path.read_text())
+        if earlier.get("made_of") != search["made_of"]:
+            raise ValueError(f"{path}: this search was started from other weights, models or --extra sets; use --fresh")
         for name in search:
             if earlier.get(name) != search[name]:
                 flag = f"--{name.replace('_', '-')}"
@@ -175,6 +178,20 @@ def open_search(args: argparse.Namespace, flags: dict, space: dict) -> tuple[Pat
                     f"{words(search[name])}; use the same flags, or --fresh"
                 )
     return folder, search
+
+
+def made_of(flags: dict) -> list[str]:
+    """The SHA-256 of what every trial starts from: further sets, a pre-training, or the models to be fused."""
+    here, fold = Path(flags["run"]), f"fold{flags['fold']}"
+    if "extra" in flags:
+        return [folds.data_sha256(open_segments(Path(extra), flags["modality"])) for extra in flags["extra"]]
+    if flags["init"] == "random" and "modality" in flags:
+        return []
+    if "modality" in flags:
+        return [sha256_of_file(here / flags["modality"] / fold / "pretrain.pt")]
+    name, parts = flags["target"] + variants.suffix(argparse.Namespace(**flags)), flags["cross_fit"]
+    names = [name + variants.left_out(part, parts) for part in range(parts)] if parts else [name]
+    return [sha256_of_file(here / modality / fold / f"{each}.pt") for each in names for modality in paper.MODALITIES]
 
 
 def trial_folder(folder: Path, config: dict) -> Path:
@@ -241,6 +258,7 @@ def row_of(trial, folder: Path, space: dict, epochs: int) -> dict:
 
 
 def write_table(folder: Path, rows: list[dict]) -> None:
+    """trials.csv, whole or not at all."""
     text = io.StringIO(newline="")
     table = csv.DictWriter(text, ["trial", *rows[0]], lineterminator="\n")
     table.writeheader()
@@ -352,7 +370,7 @@ def main() -> None:
     if "epochs" in space:
         chosen["epochs"] = best["best_epoch"]
     found = {
-        "hyperparameters": {**known, **chosen},
+        "hyperparameters": {**{name: flags[name] for name in known}, **chosen},
         **{name: flags[name] for name in ("modality", "target", "fold") if name in flags},
         "stage": args.stage,
         "trial": rows.index(best),

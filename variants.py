@@ -63,7 +63,7 @@ def share(text: str) -> float:
     value = float(text)
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"expected a number above 0 and up to 1, found {text}")
-    return value
+    return float(f"{value:g}")  # as `suffix` names it
 
 
 def suffix(args: argparse.Namespace) -> str:

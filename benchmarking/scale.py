@@ -96,12 +96,13 @@ def steps_in_turns(flags) -> dict[int, float]:
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     args = argparse.Namespace(device=flags.device, precision="bf16" if flags.device == "cuda" else "fp32")
     seconds = {size: [] for size in flags.sizes}
+    masking = [default for default, *_ in paper.MASKING.values()]
     for step in tqdm(range(flags.steps), unit="step", disable=None):
         for size, signals in rows.items():
             places = np.random.default_rng(step).integers(len(signals), size=flags.batch_size)
             start, generator = time.perf_counter(), seed_step(0, step)
             batch = signals.batch(places, flags.device)
-            mask = sample_mask(len(places), signals.points, 0.0325, 20, generator)
+            mask = sample_mask(len(places), signals.points, *masking, generator)
             with autocast(args):
                 loss = model.reconstruction_loss(batch, mask)
             loss.backward()

@@ -52,6 +52,7 @@ def pick_channels(wanted, present, path) -> list[int]:
         if found != 1:
             raise ValueError(
                 f"{path}: channel {name} is {'missing' if found == 0 else f'there {found} times'}; "
-                f"expected {' '.join(wanted)}, found {' '.join(' '.join(name.split()) for name in present)}"
+                f"expected {' '.join(wanted)}, found {' '.join(' '.join(name.split()) for name in present)}; "
+                "choose others with --channels, --ecg-channel or --modalities"
             )
     return [names.index(normalise_name(name)) for name in wanted]

@@ -27,7 +27,8 @@ REQUIRED, OPTIONAL = ("file", "subject"), ("trial", "video", "arousal", "valence
 
 def sources(raw) -> list[Path]:
     """recordings.csv, then its files by subject. The list and the headers of WFDB records hold no recording of their
-    own; they are here so that a change in them is noticed."""
+    own; they are here so that a change in them is noticed. Raises ValueError where a file lies nearer to another list.
+    """
     path = Path(raw) / LIST
     if not path.is_file():
         return []
@@ -35,6 +36,8 @@ def sources(raw) -> list[Path]:
     subjects = list(dict.fromkeys(row["subject"] for row in rows.values()))
     found = [path]
     for file, row in sorted(rows.items(), key=lambda item: subjects.index(item[1]["subject"])):
+        if _list_of(file) != path:
+            raise ValueError(f"{path}: line {row['line']}, {row['file']}: {_list_of(file)} is nearer; take it away")
         found += [file] if row["listed"] == file else [row["listed"], file]
     return found
 
@@ -44,7 +47,7 @@ def read(path, channels, ecg_side=None):
     path = Path(path)
     if path.name == LIST:
         return
-    listing = next((parent / LIST for parent in path.parents if (parent / LIST).is_file()), None)
+    listing = _list_of(path)
     rows = _rows(listing, listing.stat().st_mtime_ns)
     if path not in rows:
         return
@@ -52,8 +55,6 @@ def read(path, channels, ecg_side=None):
     where = f"{listing}: line {row['line']}, {row['file']}"
     if row["twice"]:
         raise ValueError(f"{where}: the file is there twice; take one of the two lines out")
-    if not path.is_file():
-        raise FileNotFoundError(f"{where}: no such file {path}; correct the line")
     kind = row["listed"].suffix.lower()
     if kind not in (".edf", ".bdf", ".hea"):
         raise ValueError(f"{where}: expected an .edf, .bdf or .hea file; correct the line")
@@ -62,6 +63,11 @@ def read(path, channels, ecg_side=None):
     names = {modality: tuple(channels[modality]) for modality in channels}
     trial = row["trial"] or path.stem
     yield Recording(row["subject"], trial, row["video"], signals, rate, names, arousal, valence, path)
+
+
+def _list_of(path) -> Path | None:
+    """The nearest list at or above the folder of a file."""
+    return next((parent / LIST for parent in path.parents if (parent / LIST).is_file()), None)
 
 
 @lru_cache(maxsize=8)

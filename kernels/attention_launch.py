@@ -75,9 +75,9 @@ def hashes(seed, heads, n_rows, n_columns, rows):
     return row_hash, column_hash
 
 
-def forward(q, k, v, out, lse, row_hash, column_hash, keep, threshold, tiles=None):
+def forward(q, k, v, out, lse, row_hash, column_hash, keep, threshold):
     """Fill out (B, H, Nq, D) and lse (B, H, Nq) float32, base 2."""
-    tile = (tiles or _tiles(q))["forward"]
+    tile = _tiles(q)["forward"]
     (batch, heads, n_queries, d), n_keys = q.shape, k.shape[2]
     c = math.log2(math.e) / math.sqrt(d)
     q, k, v, padded_out = *map(_readable, (q, k, v)), _writable(out)
@@ -95,9 +95,9 @@ def forward(q, k, v, out, lse, row_hash, column_hash, keep, threshold, tiles=Non
     _trim(out, padded_out)
 
 
-def backward(d_out, q, k, v, out, lse, row_hash, column_hash, keep, threshold, dq, dk, dv, tiles=None):
+def backward(d_out, q, k, v, out, lse, row_hash, column_hash, keep, threshold, dq, dk, dv):
     """Fill dq, dk, dv; the scratch for the gradient of the logits is bounded by SCRATCH_BYTES (or one sample's)."""
-    tiles = tiles or _tiles(q)
+    tiles = _tiles(q)
     (batch, heads, n_queries, d), n_keys = q.shape, k.shape[2]
     lse = _aligned(lse)
     scale = 1.0 / math.sqrt(d)

@@ -307,13 +307,17 @@ def test_a_set_of_the_pretraining_and_a_threshold_of_training(work):
     fold = "--modality", "eeg", "--fold", 1, "--run", "runs/new", "--n-folds", 4
     done("pretrain.py", *fold, *PRETRAIN, "--extra", "data/other", cwd=work)
     flags = *fold, "--test-data", "data/other"
-    refused(work, *EEG, *flags, says=["data/other: the model was pre-trained on it"])
+    refused(work, *EEG, *flags, says=["data/other: the model was pre-trained on S0.mat"])
+    other_set(work, "shorter", segments=3)
+    same = json.loads((work / "data" / "other" / "manifest.json").read_text())["sources"]
+    edit_manifest(work / "data" / "shorter", lambda m: m.update(sources=same))
+    refused(work, *EEG, *flags[:-1], "data/shorter", says=["data/shorter: the model was pre-trained on S0.mat"])
     done(*EEG, *flags, "--init", "random", *NETWORK, cwd=work)
     done("pretrain.py", *fold, "--modality", "ecg", *PRETRAIN, cwd=work)
     for modality in ("ecg", "eeg"):
         done(*EEG, *fold, "--modality", modality, cwd=work)
     fuse = "fuse.py", "--target", "arousal", *fold[2:], *FUSE, "--test-data", "data/other"
-    refused(work, *fuse, says=["data/other: the model was pre-trained on it"])
+    refused(work, *fuse, says=["data/other: the model was pre-trained on S0.mat"])
     flags = *EEG, *NETWORK, *"--init random --run runs/train --n-folds 4 --threshold train".split()
     refused(work, *flags, "--test-data", "data/other", says=["--test-data", "found train"])
 

@@ -116,7 +116,7 @@ def test_fine_tuned_model_as_a_pretrained_one(work):
 
 def test_pretraining_replaced_after_fine_tuning(work):
     done("pretrain.py", *EEG, *PRETRAIN, "--lr", 1e-3, "--fresh", cwd=work)
-    refused(work, "finetune.py", says=["eeg/fold1/arousal.pt", "init sha256"])
+    refused(work, "finetune.py", says=["eeg/fold1/arousal.pt", "another pretrain.pt"])
     for script in ("fuse.py", "evaluate.py"):
         refused(work, script, says=["eeg/fold1/arousal.pt", "eeg/fold1/pretrain.pt was trained again since"])
 
@@ -151,7 +151,7 @@ def test_base_model_of_another_making(work, flags, says):
 
 def test_base_model_replaced_after_fusion(work):
     done("finetune.py", *EEG, "--target", "arousal", *FINETUNE, "--lr", 1e-3, "--fresh", cwd=work)
-    refused(work, "fuse.py", says=["fused/fold1/arousal.pt", "base sha256"])
+    refused(work, "fuse.py", says=["fused/fold1/arousal.pt", "other models"])
     refused(work, "evaluate.py", says=["fused/fold1/arousal.pt", "eeg/fold1/arousal.pt was trained again since"])
 
 
@@ -223,7 +223,7 @@ def test_recordings_of_other_people_go_through(work):
     write_set(work / "data" / "others", name="others")
     flags = ("--run", "runs/new", "--extra", "data/others")
     assert "on 140 of 140 segments of data/others" in done(*COMMANDS["pretrain.py"], *flags, cwd=work)
-    refused(work, "pretrain.py", *flags[:2], says=["eeg/fold1/pretrain.pt", "extra sha256"])
+    refused(work, "pretrain.py", *flags[:2], says=["eeg/fold1/pretrain.pt", "other sets as --extra"])
 
 
 def test_an_extra_set_that_was_filtered_otherwise_is_named(work):

@@ -237,6 +237,16 @@ def test_folder_rows_of_one_subject_are_brought_together(tmp_path):
     ]  # fmt: skip
 
 
+def test_a_list_below_the_list_is_named(tmp_path):
+    for name in ("inner/a.edf", "b.edf"):
+        write_edf(tmp_path / name, edf_signal(0, 1, 160), [*EEG, "ECG"], 160)
+    write_list(tmp_path, "file,subject", "inner/a.edf,A", "b.edf,B")
+    write_list(tmp_path / "inner", "file,subject", "a.edf,other")
+    with pytest.raises(ValueError, match="line 2, inner/a.edf: .*inner/recordings.csv is nearer"):
+        folder.sources(tmp_path)
+    assert only(folder, tmp_path / "inner", ECG).subject == "other"
+
+
 def test_folder_of_wfdb(tmp_path):
     pytest.importorskip("wfdb")
     signal = np.random.default_rng(0).integers(-2000, 2000, (500, 2))
@@ -288,7 +298,6 @@ def test_without_wfdb_one_line_says_what_to_install(tmp_path, monkeypatch):
         ("line 2: expected a file below", ["file,subject", "../a.edf,A"]),
         ("line 2: expected a file below", ["file,subject", "/a.edf,A"]),
         ("line 3, a.edf: the file is there twice", ["file,subject", "a.edf,A", "a.edf,B"]),
-        ("line 2, b.edf: no such file", ["file,subject", "b.edf,A"]),
         ("line 2, a.txt: expected an .edf, .bdf or .hea file", ["file,subject", "a.txt,A"]),
         ("line 2, a.edf: arousal: expected a number or nothing, found high", ["file,subject,arousal", "a.edf,A,high"]),
         ("line 2, a.edf: valence: expected a number or nothing, found inf", ["file,subject,valence", "a.edf,A,inf"]),

@@ -45,13 +45,13 @@ def test_several_models_give_mean_spread_and_pictures(work):
     one, two = (np.load(work / "out" / f"eeg-fold{fold}-arousal.npy") for fold in (1, 2))
     table = np.load(work / "data" / "amigos" / "segments.npy")
     assert one["segment"].tolist() == list(range(len(table)))
-    mean = np.load(work / "out" / "mean.npy")
+    mean = np.load(work / "out" / "mean-arousal.npy")
     both = np.stack([one["probability"], two["probability"]]).astype(float)
     np.testing.assert_allclose(mean["probability"], both.mean(axis=0), rtol=1e-6)
     np.testing.assert_allclose(mean["spread"], np.abs(both[0] - both[1]) / np.sqrt(2), atol=1e-7)
     assert (mean["spread"] > 0).any()
-    trials = {tuple(row) for row in table[["subject", "trial"]].tolist()}
-    assert {path.stem for path in (work / "out" / "pictures").iterdir()} == {" ".join(trial) for trial in trials}
+    trials = {f"{subject} {trial} arousal" for subject, trial in table[["subject", "trial"]].tolist()}
+    assert {path.stem for path in (work / "out" / "pictures").iterdir()} == trials
     assert json.loads(out)["pictures"] == len(trials)
 
 
@@ -107,7 +107,15 @@ def test_base_models_that_were_trained_again(work):
             change(work / "runs/paper/ecg/fold1/pretrain.pt", work / f"{MODELS['ecg']}.pt")
         else:
             (work / f"{MODELS['ecg']}.pt").unlink()
-        refused(work, "--model", f"{MODELS['fused']}.pt", "--data", "data/amigos", says=[f"{MODELS['ecg']}.pt", says])
+        refused(work, "--model", f"{MODELS['fused']}.pt", "--data", "data/amigos", says=["/ecg/fold1/arousal.pt", says])
+
+
+def test_a_model_named_from_within_its_folder(work):
+    done("predict.py", "--model", f"{MODELS['fused']}.pt", "--data", "data/amigos", "--no-pictures", cwd=work)
+    flags = "--model", "arousal.pt", "--data", work / "data" / "amigos", "--no-pictures", "--out", work / "here"
+    done("predict.py", *flags, cwd=(work / MODELS["fused"]).parent)
+    [found] = (work / "here").iterdir()
+    assert found.read_bytes() == (work / "predictions" / "fused-fold1-arousal.npy").read_bytes()
 
 
 def test_from_a_real_file_to_a_picture_in_two_commands(tmp_path):
@@ -130,5 +138,5 @@ def test_from_a_real_file_to_a_picture_in_two_commands(tmp_path):
     assert len(found) == len(np.load(tmp_path / "data" / "folder" / "segments.npy")) == 24
     assert ((found["probability"] > 0) & (found["probability"] < 1)).all()
     pictures = sorted((tmp_path / "predictions" / "pictures").iterdir())
-    assert [path.name for path in pictures] == ["me Subject08_1.png", "me Subject08_2.png"]
+    assert [path.name for path in pictures] == ["me Subject08_1 arousal.png", "me Subject08_2 arousal.png"]
     assert all(path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and path.stat().st_size > 10_000 for path in pictures)

@@ -437,7 +437,10 @@ def test_rates_that_differ_between_channels(tmp_path, capsys):
     "words, flags",
     [("--low 60", ["--low", 60]), ("--rate 100", ["--rate", 100]), ("whole number", ["--seconds-per-segment", 0.3333]),
      ("bci2000 holds eeg alone", ["--modalities", "ecg"]), ("--ecg-side left", ["--ecg-side", "left"]),
-     ("--drop-unusable-ecg", ["--drop-unusable-ecg"])],
+     ("--drop-unusable-ecg", ["--drop-unusable-ecg"]), ("--name mine: only for", ["--name", "mine"]),
+     ("--name amigos: only", ["--dataset", "folder", "--name", "amigos"]),
+     ("--name a/b: expected letters", ["--dataset", "folder", "--name", "a/b"]),
+     ("--rate 40: heart beats", ["--dataset", "eegmat", "--rate", 40, "--high", 15])],
 )  # fmt: skip
 def test_contradicting_flags_end_in_one_line(tmp_path, capsys, words, flags):
     refused(capsys, "--dataset", "bci2000", "--raw", tmp_path, "--out", tmp_path / "data", *flags, words=words)

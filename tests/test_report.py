@@ -48,7 +48,8 @@ def checkpoint(run, fold, modality, target, **other):
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.5)
     identity = {**run.identity, "fold": fold, "modality": modality, "target": target, **other}
-    state = dict.fromkeys(checkpoints.KEYS, {}) | {"model": model.state_dict(), "identity": identity, "epoch": 1}
+    state = {key: kind() for key, kind in checkpoints.KEYS.items()}
+    state |= {"model": model.state_dict(), "identity": identity, "epoch": 1}
     state["flags"] = {**NETWORK, "classifier_hidden": [6], "epochs": 1}
     checkpoints.save(run.folder / modality / f"fold{fold}" / f"{target}.pt", state)
     return model.eval()

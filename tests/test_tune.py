@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from ray_nodes import needs_ray, start, two_nodes
 
 import folds
 import training
+import tune
 from batches import SignalRows
 from segments import open_segments
 
@@ -135,6 +137,8 @@ def test_hyperparameters_come_from_the_file_where_no_flag_names_them(search):
         ('{"hyperparameters": {"epochs": 2.5}}', "found 2.5"),
         ('{"hyperparameters": {"classifier_hidden": 64}}', "such as 64, found 64"),
         ('{"hyperparameters": {"classifier_hidden": []}}', "classifier_hidden, found none"),
+        ('{"hyperparameters": {"classifier_hidden": "64"}}', "such as 64, found '64'"),
+        ('{"hyperparameters": {"lr": [0.1]}}', "such as 0.0001, found [0.1]"),
         ('{"hyperparameters": {"dropout": 1}}', "found 1"),
         ('{"hyperparameters": {}, "stage": "fuse"}', "expected a search with --stage finetune, found fuse"),
         ('{"hyperparameters": {}, "modality": "ecg"}', "expected a search with --modality eeg, found ecg"),
@@ -173,6 +177,21 @@ def test_a_search_that_cannot_start_leaves_the_earlier_one(search, monkeypatch):
     earlier.write_text("{}")
     assert call("tune.py", *SEARCH, "--fresh", cwd=search).returncode == 2
     assert earlier.read_text() == "{}"
+
+
+@pytest.mark.parametrize("stage, parent", [("finetune.py", "eeg/fold1/pretrain"), ("fuse.py", "ecg/fold1/arousal")])
+def test_a_search_that_started_from_other_weights(search, stage, parent, monkeypatch):
+    monkeypatch.chdir(search)
+    flags, space = tune.resolve(stage[:-3], list(map(str, STAGES[stage])))
+    args = tune.argparse.Namespace(stage=stage[:-3], grace_epochs=1, reduction=4, fresh=False)
+    folder, known_by = tune.open_search(args, flags, space)
+    folder.mkdir(parents=True)
+    (folder / "search.json").write_text(json.dumps(known_by))
+    assert tune.open_search(args, flags, space) == (folder, known_by)
+    path = Path("runs", "paper", f"{parent}.pt")
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(ValueError, match="started from other weights, models or --extra sets; use --fresh"):
+        tune.open_search(args, flags, space)
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import edfio
 import numpy as np
 import pytest
 from layouts import write_list
 from prepared import contents
-from recordings import EEG, amigos_signal, edf_signal, ratings, write_amigos, write_edf
+from recordings import AMIGOS_COLUMNS, EEG, amigos_signal, edf_signal, ratings, write_amigos, write_edf
 
 import prepare_data
 
@@ -32,12 +33,15 @@ def written(out):
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory):
-    """Nine files: 7 subjects of 6 videos, one copy of a file, one file without any video."""
+    """Nine files: 7 subjects of 6 videos, one of them without heart beats, one copy of a file, one without a video."""
     folder = tmp_path_factory.mktemp("workers")
     for subject in range(1, 8):
         videos = {v: (amigos_signal(10 * subject + v, 128 * (21 + v)), ratings(2, v + 1)) for v in range(6)}
         if subject == 3:
             videos[2][0][700:900, 5] = np.nan
+        if subject == 5:
+            noise = np.random.default_rng(0).standard_normal(len(videos[1][0]))
+            videos[1][0][:, AMIGOS_COLUMNS.index("ECG_L")] = noise
         write_amigos(folder / f"Data_Preprocessed_P{subject:02d}.mat", videos)
     write_amigos(folder / "Data_Preprocessed_P08.mat", {})
     (folder / "Data_Preprocessed_P09.mat").write_bytes((folder / "Data_Preprocessed_P02.mat").read_bytes())
@@ -146,6 +150,45 @@ def test_what_was_done_with_other_flags_or_for_other_bytes_is_not_used(raw, expe
     assert written(tmp_path / "amigos") == expected
 
 
+def test_what_was_done_under_another_list_is_not_used(tmp_path, monkeypatch):
+    for seed, name in enumerate("ab"):
+        write_edf(tmp_path / "raw" / f"{name}.edf", edf_signal(seed, 25, 160), [*EEG, "ECG"], 160)
+    write_list(tmp_path / "raw", "file,subject,arousal", "a.edf,A,1", "b.edf,B,2")
+    flags = ["--dataset", "folder", "--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "data"), "--workers", "1"]
+    cut = prepare_data.preprocessing.cut
+
+    def interrupt(recording, given):
+        if recording.subject == "B":
+            raise KeyboardInterrupt
+        return cut(recording, given)
+
+    monkeypatch.setattr(prepare_data.preprocessing, "cut", interrupt)
+    assert prepare_data.main(flags) == 130
+    monkeypatch.undo()
+    write_list(tmp_path / "raw", "file,subject,arousal", "a.edf,C,7", "b.edf,B,2")
+    assert prepare_data.main(flags) == 0
+    table = np.load(tmp_path / "data" / "folder" / "segments.npy")
+    assert table[["subject", "arousal"]].tolist() == [("C", 7), ("C", 7), ("B", 2), ("B", 2)]
+
+
+def test_interrupted_while_it_replaces_a_set_the_old_one_is_there(raw, expected, tmp_path, monkeypatch):
+    flags = ["--dataset", "amigos", "--raw", str(raw), "--out", str(tmp_path)]
+    assert prepare_data.main([*flags, "--low", "2"]) == 0
+    old, rename = written(tmp_path / "amigos"), Path.rename
+
+    def interrupt(path, target):
+        if path.name == ".amigos.partial":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", interrupt)
+    assert prepare_data.main([*flags, "--fresh"]) == 130
+    monkeypatch.undo()
+    assert written(tmp_path / ".amigos.replaced") == old
+    assert prepare_data.main([*flags, "--fresh"]) == 0
+    assert written(tmp_path / "amigos") == expected and [path.name for path in tmp_path.iterdir()] == ["amigos"]
+
+
 def test_an_error_in_a_worker_is_the_first_in_the_order_of_the_files(raw, tmp_path, capsys):
     copy = tmp_path / "raw"
     copy.mkdir()
@@ -239,8 +282,9 @@ def test_check_reports_every_fault_and_changes_nothing(faulty, tmp_path, capsys,
     assert len(json.loads(capsys.readouterr().out)["problems"]) == 11
 
 
-def test_check_foretells_what_is_kept(raw, tmp_path, capsys):
-    flags = ["--dataset", "amigos", "--raw", str(raw), "--out", str(tmp_path), "--json"]
+@pytest.mark.parametrize("more", [[], ["--drop-unusable-ecg"]])
+def test_check_foretells_what_is_kept(raw, tmp_path, capsys, more):
+    flags = ["--dataset", "amigos", "--raw", str(raw), "--out", str(tmp_path), "--json", *more]
     assert prepare_data.main([*flags, "--check"]) == 0
     check = json.loads(capsys.readouterr().out)
     assert not list(tmp_path.iterdir())
@@ -249,6 +293,7 @@ def test_check_foretells_what_is_kept(raw, tmp_path, capsys):
     manifest = json.loads((tmp_path / "amigos" / "manifest.json").read_text())
     assert (check["segments"], check["hours"]) == (counts["segments"], counts["hours"])
     assert [piece for piece in manifest["dropped"] if piece["trial"]] == check["dropped"]
+    assert any("beats" in piece["reason"] for piece in check["dropped"]) == bool(more)
     size = sum((tmp_path / "amigos" / name).stat().st_size for name in ("eeg.npy", "ecg.npy"))
     assert check["bytes"] == size - 2 * 128  # without the headers
     [problem] = check["problems"]
