@@ -86,9 +86,10 @@ def read_rows(args, data) -> np.ndarray:
     """The rows of segments.npy to predict."""
     if not args.rows:
         return np.arange(len(data.table))
-    rows = training.read_predictions(args.rows)["segment"]
+    advice = "give a prediction file of finetune.py or fuse.py"
+    rows = training.read_predictions(args.rows, advice)["segment"]
     if len(rows) == 0:
-        raise ValueError(f"{args.rows}: expected a prediction or more, found none; {training.AGAIN}")
+        raise ValueError(f"{args.rows}: expected a prediction or more, found none; {advice}")
     if rows.min() < 0 or rows.max() >= len(data.table):
         raise ValueError(
             f"{args.rows}: expected segments 0 to {len(data.table) - 1}, found {rows.min()} to {rows.max()}"

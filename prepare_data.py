@@ -33,14 +33,12 @@ from datasets import (
     bci2000,
     dreamer,
     eegmat,
+    folder as own_folder,
     large_eeg_bci,
     normalise_name,
     pspm,
     simulated,
     way_eeg_gal,
-)
-from datasets import (
-    folder as own_folder,
 )
 from segments import SEGMENT_DTYPE, SegmentWriter, read_manifest, sha256_of_file, sync
 

@@ -428,12 +428,12 @@ def predict(forward, model, signals: SignalRows, places: np.ndarray, args) -> to
     return torch.cat(outputs)
 
 
-def read_predictions(path: Path) -> np.ndarray:
-    """The rows of a prediction file (PREDICTION_DTYPE); ValueError where there are none."""
-    predictions = load_array(path, AGAIN)
+def read_predictions(path: Path, advice: str = AGAIN) -> np.ndarray:
+    """The rows of a prediction file (PREDICTION_DTYPE); ValueError, ending in `advice`, where it is none."""
+    predictions = load_array(path, advice)
     if predictions.dtype != PREDICTION_DTYPE or predictions.ndim != 1:
         found = f"{predictions.shape} of {predictions.dtype}"
-        raise ValueError(f"{path}: expected rows of {PREDICTION_DTYPE}, found {found}; {AGAIN}")
+        raise ValueError(f"{path}: expected rows of {PREDICTION_DTYPE}, found {found}; {advice}")
     return predictions
 
 
