@@ -3,7 +3,9 @@
 import hashlib
 import io
 import json
+import os
 import runpy
+import shutil
 import subprocess
 import sys
 from contextlib import chdir, redirect_stderr, redirect_stdout
@@ -70,6 +72,13 @@ def write_set(
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
+
+
+def reproduce(folder, **variables) -> subprocess.CompletedProcess:
+    """A copy of reproduce.sh in `folder` that only says what it would call."""
+    shutil.copy(ROOT / "reproduce.sh", folder)
+    flags = {"env": {**os.environ, "PYTHON": "echo", **variables}, "capture_output": True, "text": True}
+    return subprocess.run(["bash", folder / "reproduce.sh"], **flags)
 
 
 def edit_manifest(folder, change) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from prepared import FINETUNE, FUSE, PRETRAIN, call, done, write_set
+from prepared import FINETUNE, FUSE, PRETRAIN, call, done, reproduce, write_set
 from ray_nodes import kill_raylet, needs_ray, start, two_nodes
 
 import cluster
@@ -70,9 +70,25 @@ def test_without_ray_one_line_says_what_to_install(base, monkeypatch):
     assert not (base / "runs").exists()
 
 
-def test_grid_is_that_of_reproduce_sh():
+def as_flags(words) -> frozenset:
+    """The script, and each flag with its values, in any order."""
+    script, *flags = " ".join(words).split(" --")
+    return frozenset([script, *flags])
+
+
+def test_grid_is_that_of_reproduce_sh(tmp_path):
+    for name in ("amigos", "bci2000", "pspm"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / "manifest.json").touch()
+    calls = reproduce(tmp_path, EEG_EXTRA="data/bci2000", ECG_EXTRA="data/pspm").stdout.splitlines()
+    cells = cluster.grid(cluster_flags(*"--eeg-extra data/bci2000 --ecg-extra data/pspm".split())).values()
+    called = {as_flags(line.split()) for line in calls[:-1]}
+    assert {as_flags([f"{cell.stage}.py", *cell.flags]) for cell in cells} == called and len(called) == 140
+
+
+def test_cells_need_one_another_and_take_what_was_found_for_them():
     flags = "--folds 0-9 --eeg-extra data/bci2000 --finetune-flags".split()
-    cells = cluster.grid(cluster_flags(*flags, "--hyperparameters best/{modality}-{target}-{fold}.json"))
+    cells = cluster.grid(cluster_flags(*flags, "--hyperparameters best/{modality}-{target}-{name}-{fold}.json"))
     stages = [cell.stage for cell in cells.values()]
     assert [stages.count(stage) for stage in cluster.STAGES] == [20, 80, 40]
     names = list(cells)
@@ -80,7 +96,7 @@ def test_grid_is_that_of_reproduce_sh():
         assert all(names.index(needed) < names.index(name) for needed in cell.needs)
     assert cells["fused/fold3/valence-random"].needs == ["eeg/fold3/valence-random", "ecg/fold3/valence-random"]
     assert cells["ecg/fold7/arousal"].needs == ["ecg/fold7/pretrain"] and not cells["ecg/fold7/arousal-random"].needs
-    assert "best/ecg-arousal-7.json" in cells["ecg/fold7/arousal"].flags
+    assert "best/ecg-arousal-arousal-random-7.json" in cells["ecg/fold7/arousal-random"].flags
     assert "data/bci2000" in cells["eeg/fold0/pretrain"].flags and "--extra" not in cells["ecg/fold0/pretrain"].flags
 
 

@@ -1,13 +1,11 @@
 """The defaults are the paper's: every script's --print-flags against tables written out by hand from the paper."""
 
 import json
-import os
 import re
-import subprocess
 
 import pytest
 from prepared import PRETRAIN as SMALL
-from prepared import ROOT, call, done
+from prepared import call, done, reproduce
 
 ADAM = {"beta1": 0.9, "beta2": 0.999}
 RUN = {
@@ -122,23 +120,26 @@ def test_a_run_answers_for_the_flags_that_are_left_out(work):
     assert flags["classifier_hidden"] == [64]
 
 
-def test_reproduce_calls_every_stage_of_every_fold(tmp_path):
-    def reproduce():
-        flags = {"env": {**os.environ, "PYTHON": "echo"}, "capture_output": True, "text": True}
-        return subprocess.run(["bash", tmp_path / "reproduce.sh"], **flags)
-
-    (tmp_path / "reproduce.sh").write_bytes((ROOT / "reproduce.sh").read_bytes())
-    names = "amigos", "bci2000", "way_eeg_gal", "large_eeg_bci", "ascertain", "dreamer", "pspm"
-    for name in names:
-        finished = reproduce()
+def test_reproduce_names_the_set_that_is_missing_and_hands_on_flags(tmp_path):
+    for name in ("amigos", "bci2000", "way_eeg_gal", "large_eeg_bci", "ascertain", "dreamer", "pspm"):
+        finished = reproduce(tmp_path)
         assert finished.returncode == 2 and finished.stdout == ""
         assert finished.stderr.startswith(f"reproduce.sh: data/{name}: no prepared data set")
         (tmp_path / "data" / name).mkdir(parents=True)
         (tmp_path / "data" / name / "manifest.json").touch()
-    calls = reproduce().stdout.splitlines()
-    scripts = [call.split()[0] for call in calls]
-    assert [scripts.count(f"{name}.py") for name in ("pretrain", "finetune", "fuse", "evaluate")] == [20, 80, 40, 1]
-    assert len(set(calls)) == len(calls) == 141
+    calls = reproduce(tmp_path, RUN="r", FLAGS="--seed 3", ECG_EXTRA="", FINETUNE_FLAGS="--lr 2").stdout.splitlines()
+    assert calls[:5] == [
+        "pretrain.py --modality eeg --fold 0 --extra data/bci2000 data/way_eeg_gal data/large_eeg_bci "
+        "--data data/amigos --run r --seed 3",
+        "pretrain.py --modality ecg --fold 0 --extra --data data/amigos --run r --seed 3",
+        *(
+            f"finetune.py --modality {modality} --target arousal --fold 0 --init pretrained --data data/amigos --run r "
+            "--seed 3 --lr 2"
+            for modality in ("eeg", "ecg")
+        ),
+        "fuse.py --target arousal --fold 0 --init pretrained --data data/amigos --run r --seed 3",
+    ]
+    assert calls[-1] == "evaluate.py --run r"
 
 
 @pytest.mark.parametrize("script", sorted({command.split()[0] for command, _ in EXPECTED}))
@@ -172,5 +173,5 @@ def test_numbers_out_of_range_are_refused(tmp_path, flag, value):
     finished = call("pretrain.py", "--modality", "ecg", "--fold", 3, flag, value, "--print-flags", cwd=tmp_path)
     assert finished.returncode == (0 if (flag, value) == ("--lr", 1.0) else 2)
     if finished.returncode:
-        expected = "below 1" if value == 1.0 else "0"
+        expected = "below 1, found 1.0" if value == 1.0 else " 0, found -0.1"
         assert f"argument {flag}: expected a number" in finished.stderr and expected in finished.stderr

@@ -91,9 +91,10 @@ def test_segment_folds_are_balanced_in_size_and_label(tmp_path):
     run = make_run(data, tmp_path)
     sizes = np.bincount(run.folds[run.folds >= 0])
     assert sizes.max() - sizes.min() <= 9
-    arousal = run.labels("arousal", None)
-    shares = [arousal[run.folds == fold].mean() for fold in range(10)]
-    assert max(shares) - min(shares) < 0.06
+    for target in ("arousal", "valence"):
+        high = run.labels(target, None)
+        shares = [high[run.folds == fold].mean() for fold in range(10)]
+        assert max(shares) - min(shares) < 0.06, target
 
 
 def test_blocks_are_contiguous_fifths_with_a_gap_between_them():

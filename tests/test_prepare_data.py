@@ -495,19 +495,6 @@ def test_full_disk_leaves_nothing(tmp_path):
         subprocess.run(["umount", disk], check=True)
 
 
-def test_a_killed_run_leaves_nothing_that_looks_finished(amigos_raw, tmp_path):
-    """Killed in the middle of writing, then the same command again."""
-    flags = ["--dataset", "amigos", "--raw", str(amigos_raw), "--out", str(tmp_path / "data"), "--workers", "1"]
-    code = (
-        "import os, sys, prepare_data\n"
-        "prepare_data.preprocessing.cut = lambda *rest: os.kill(os.getpid(), 9)\n"
-        "prepare_data.main(sys.argv[1:])"
-    )
-    run = subprocess.run([sys.executable, "-c", code, *flags], cwd=SCRIPT.parent)
-    assert run.returncode == -9 and not (tmp_path / "data" / "amigos").exists()
-    assert len(prepare(*flags).table) == 11 and [p.name for p in (tmp_path / "data").iterdir()] == ["amigos"]
-
-
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_recordings_of_a_subject(tmp_path):
     """Peak resident memory, all imports included, of 4 and of 16 recordings of three minutes at 500 Hz."""

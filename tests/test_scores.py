@@ -233,16 +233,14 @@ def test_sign_flip_is_the_enumeration_of_all_exchanges(score):
     expected = (np.abs(null) >= abs(null[0]) - 1e-12).mean()
     assert len(null) == 32
     assert scores.sign_flip(first, second, score, 1000, 0) == pytest.approx(expected, abs=1e-12)
-    # As many random exchanges as are fewer than all: within Monte-Carlo error.
-    assert scores.sign_flip(first, second, score, 31, 0) == pytest.approx(expected, abs=0.35)
 
 
 def test_random_exchanges_agree_with_all():
     first = predictions(subjects=12, skill=1.0)
-    second = predictions(subjects=12, skill=1.3)
+    second = predictions(subjects=12, skill=1.1)
     every = scores.sign_flip(first, second, "f1", 4096, 0)
     some = scores.sign_flip(first, second, "f1", 4095, 0)
-    assert 0 < every < 0.5 and some != every
+    assert 0.1 < every < 0.5 and some != every
     assert some == pytest.approx(every, abs=4 * np.sqrt(every * (1 - every) / 4095))
 
 
@@ -325,6 +323,10 @@ def test_compare_puts_everything_together():
     assert found["difference"] == pytest.approx(differences.mean(), abs=1e-12)
     assert found["t"] == scores.t_test(differences) and found["corrected"] == scores.t_test(differences, 1 / 3)
     assert found["sign_flip"] == scores.sign_flip(first, second, "auroc", 500, 0)
+    low, high = found["bootstrap"]
+    assert [low, high] == scores.bootstrap_difference(
+        first, second, "auroc", 200, 0
+    ) and low < differences.mean() < high
     fewer = scores.compare(first, second[second["fold"] != 2], "auroc", 1 / 3, 200, 500, 0)
     assert fewer["folds"] == [0, 1, 3]
     assert fewer["difference"] == pytest.approx(differences[[0, 1, 3]].mean(), abs=1e-12)

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -349,6 +350,16 @@ def test_a_search_in_which_every_trial_fails(searches):
     assert "no trial came to its end; the first: failed: finetune.py: " in line and "holds NaN or inf" in line
 
 
+@pytest.mark.parametrize("searched, best, loss", [(("lr", "epochs"), 2, 1.0), (("lr",), 3, 2.0)])
+def test_the_best_epoch_counts_where_their_number_is_searched_else_the_last(tmp_path, searched, best, loss):
+    trial = SimpleNamespace(config={"lr": 0.5}, last_result={"epoch": 3}, status="TERMINATED")
+    log = tune.trial_folder(tmp_path, trial.config) / "arousal.jsonl"
+    log.parent.mkdir()
+    log.write_text("".join(json.dumps({"epoch": e + 1, "validation_loss": x}) + "\n" for e, x in enumerate([3, 1, 2])))
+    row = tune.row_of(trial, tmp_path, dict.fromkeys(searched), 3)
+    assert (row["lr"], row["outcome"], row["best_epoch"], row["validation_loss"]) == (0.5, "finished", best, loss)
+
+
 def test_space_holds_what_the_stages_take():
     """Every flag that is searched is one of its stage, drawn from values that it takes."""
     import paper
@@ -358,8 +369,9 @@ def test_space_holds_what_the_stages_take():
         table = getattr(paper, stage.upper())
         for name, (how, *limits) in space.items():
             likes = table[name][0] if isinstance(table[name][0], list) else [table[name][0]]
-            parse = paper.positive(type(likes[0]), zero=name in paper.MAY_BE_ZERO)
+            limited = {"zero": name in paper.MAY_BE_ZERO, "below_one": name in paper.BELOW_ONE}
+            parse = paper.positive(type(likes[0]), **limited)
             for value in limits[0] if how == "choice" else limits:
-                assert [parse(word) for word in str(value).split()], (stage, name)
+                [parse(word) for word in str(value).split()]  # raises where the flag would not take it
             if name in ("lr", "weight_decay"):
                 assert how == "loguniform"

@@ -1,0 +1,108 @@
+"""Training against PyTorch's own optimiser, schedule and losses, one step an epoch."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from prepared import FINETUNE, PRETRAIN, done, write_set
+
+import folds
+import training
+from model import SingleModalityModel, sample_mask
+from segments import open_segments
+
+EEG = ("finetune.py", *"--modality eeg --fold 1 --target arousal".split(), *FINETUNE)
+FOLD = "runs/paper/eeg/fold1/"
+NETWORK = {"cnn_kernels": [5, 3], "cnn_channels": [6, 8], "layers": 1, "heads": 2, "ffn": 12, "dropout": 0.0}
+STILL = 1e-12  # a learning rate at which the weights stay
+
+
+def log(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def open_run(work):
+    data = open_segments(work / "data" / "amigos")
+    settings = {**folds.SETTINGS, "n_folds": 4}
+    return folds.Run(work / "runs" / "new", settings, data, folds.assign_folds(data.table, "segment", 4, 0))
+
+
+def test_fine_tuning_starts_from_the_pretrained_weights(work):
+    done(*EEG, "--lr", STILL, "--fresh", cwd=work)
+    names = "pretrain", "arousal"
+    first, later = (torch.load(work / f"{FOLD}{name}.pt", weights_only=True)["model"] for name in names)
+    kept = [name for name in later if not name.startswith("classifier.")]
+    assert len(kept) > 10
+    for name in kept:
+        torch.testing.assert_close(later[name], first[name], rtol=0, atol=1e-10)
+
+
+def test_adam_its_decay_and_the_steps_of_its_rate_are_those_of_torch(work):
+    flags = "--freeze --epochs 6 --batch-size 200 --classifier-dropout 0 --lr 0.02 --lr-factor 0.5 --lr-every 2".split()
+    flags += "--weight-decay 0.3 --beta1 0.7 --beta2 0.8 --precision fp64".split()
+    found = []
+    for more in (("--lr", STILL), ("--fresh",)):
+        done(*EEG, *flags, *more, cwd=work)
+        found.append(torch.load(work / f"{FOLD}arousal-frozen.pt", weights_only=True)["model"])
+    model = SingleModalityModel(2, **NETWORK, classifier_hidden=[6], points=96).double().eval()
+    model.load_state_dict(found[0])
+    optimizer = torch.optim.Adam(model.classifier.parameters(), 0.02, betas=(0.7, 0.8), weight_decay=0.3)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)
+    rows, labels = open_run(work).labelled(1, "arousal")
+    signals = torch.from_numpy(np.load(work / "data/amigos/eeg.npy")[rows["train"]]).double()
+    cls, truth, rates = model.encode_cls(signals).detach(), torch.from_numpy(labels[rows["train"]]).double(), []
+    for _ in range(6):
+        optimizer.zero_grad()
+        F.binary_cross_entropy_with_logits(model.classifier(cls).squeeze(-1), truth).backward()
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    for name, weight in model.state_dict().items():
+        torch.testing.assert_close(found[1][name].double(), weight, rtol=1e-6, atol=1e-9)
+    assert [line["lr"] for line in log(work / f"{FOLD}arousal-frozen.jsonl")] == pytest.approx(rates, rel=1e-12)
+
+
+def test_losses_of_pretraining_its_baselines_and_its_schedule(work):
+    """Of the run's and a further set, in one batch: masked points alone are predicted, and all of them."""
+    write_set(work / "data" / "extra", name="extra", seed=3)
+    flags = "--modality eeg --fold 1 --n-folds 4 --run runs/new --extra data/extra --dropout 0 --mask-probability 0.02"
+    steps = "--batch-size", 400, "--epochs", 6, "--warmup-epochs", 3, "--lr", STILL
+    out = done("pretrain.py", *PRETRAIN, *flags.split(), *steps, cwd=work)
+    lines = log(work / "runs/new/eeg/fold1/pretrain.jsonl")
+    rates = np.array([1 / 3, 2 / 3, 1, 1, 2 / 3, 1 / 3]) * STILL
+    assert [line["lr"] for line in lines] == pytest.approx(rates, abs=0, rel=1e-9)
+
+    model = SingleModalityModel(2, **NETWORK, mvp_hidden=[8], points=96)
+    model.load_state_dict(torch.load(work / "runs/new/eeg/fold1/pretrain.pt", weights_only=True)["model"])
+    rows = open_run(work).split(1)
+    amigos, extra = (np.load(work / "data" / name / "eeg.npy") for name in ("amigos", "extra"))
+    train, validation = np.concatenate([amigos[rows["pretrain"]], extra]), amigos[rows["validation"]]
+    order = np.random.default_rng([0, 0]).permutation(len(train))
+    for signals, step, key in ((train[order], 0, "train_loss"), (validation, -1, "validation_loss")):
+        mask = sample_mask(len(signals), 96, 0.02, 20, training.seed_step(0, step))
+        signals = torch.from_numpy(signals)
+        with torch.no_grad():
+            predicted = model.reconstruct(signals, mask)
+        every = mask[:, None].expand_as(signals)
+        assert lines[0][key] == pytest.approx(F.mse_loss(predicted[every], signals[every]).item(), rel=1e-5)
+
+    zero, line = map(float, re.search(r"to beat: (\S+) by predicting zero, (\S+) by", out).groups())
+    assert not mask.all(dim=1).any()
+    assert zero == pytest.approx(signals[every].square().mean().item(), abs=1e-4)
+    at, errors = np.arange(96), []
+    for segment, hidden in zip(signals.numpy(), mask.numpy()):
+        errors += [np.interp(at[hidden], at[~hidden], c[~hidden]) - c[hidden] for c in segment]
+    assert line == pytest.approx(np.square(np.concatenate(errors)).mean(), abs=1e-4)
+
+
+def test_bf16_is_close_to_fp32_and_not_the_same(work):
+    losses = []
+    network = "--cnn-kernels 5 3 --cnn-channels 6 8 --layers 1 --heads 2 --ffn 12".split()
+    for precision in ("fp32", "bf16"):
+        flags = "--init", "random", "--run", "runs/new", "--n-folds", 4, "--fresh", "--precision", precision
+        done(*EEG, *flags, *network, cwd=work)
+        losses.append(log(work / "runs/new/eeg/fold1/arousal-random.jsonl")[0]["validation_loss"])
+    assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.02)
