@@ -278,8 +278,9 @@ def test_masks_of_heads_samples_layers_and_steps_are_independent():
 
 # ---------------------------------------------------------------- the operator in PyTorch
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", [0.0, 0.2])
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_compiles_without_a_graph_break(backend, p):
     q, k, v, gradient, seed = draw(2, 2, 17, 17, 16, torch.float32)
     compiled = torch.compile(lambda q, k, v, seed: attention(q, k, v, p, seed) * 2, fullgraph=True, backend=backend)
@@ -290,6 +291,7 @@ def test_compiles_without_a_graph_break(backend, p):
         assert torch.allclose(x, y, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", [0.0, 0.2])
 def test_operator_keeps_pytorchs_contract(p):
     q, k, v, _, seed = draw(2, 2, 9, 9, 16, torch.float32)
@@ -353,6 +355,7 @@ def test_what_does_not_fit_is_refused(change, words):
 
 
 @pytest.mark.skipif(PATH != "torch", reason="a rehearsal of the benchmark where there is no GPU")
+@pytest.mark.slow
 def test_benchmark_rehearses_on_the_cpu():
     command = [sys.executable, "benchmark.py", "attention", "--device", "cpu", "--dtype", "float32", "--tokens", "65",
                "--batches", "2", "--dropouts", "0.1", "--repeats", "2", "--json"]

@@ -364,6 +364,7 @@ def test_disk_full_later_on(work, small_disk):
     assert not list(disk.rglob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_file_too_large(work):
     """The same without a mount: the system refuses files of more than 8 kB."""
 

@@ -416,6 +416,7 @@ def test_cross_fitting_takes_models_of_its_parts_alone(work):
 # ---- names, fusion, refusals ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_fusion_takes_the_bases_rows_and_labels_of_its_variant(work):
     flags = *"--init random --freeze --shuffle-labels --label-fraction 0.5".split(), "--epochs", 1
     suffix = "-random-frozen-shuffled-fraction0.5"

@@ -114,7 +114,8 @@ def results(run, name):
     return losses, torch.load(path, weights_only=True), sorted(map(str, contents(run)))
 
 
-@pytest.mark.parametrize("count, batch_size, epochs", [(2, 32, 13), pytest.param(3, 200, 50, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("count, batch_size, epochs", [(2, 32, 13), (3, 200, 50)])
 def test_several_processes_train_as_one_does(folder, tmp_path, count, batch_size, epochs):
     """50 steps and more: four a epoch, and one, of which the log has every loss. The number of masked points differs
     from process to process; two of the three have no sample in the last batch of the fine-tuning."""
@@ -142,6 +143,7 @@ def test_several_processes_train_as_one_does(folder, tmp_path, count, batch_size
     np.testing.assert_allclose(predictions[0]["probability"], predictions[1]["probability"], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_killed_stopped_and_resumed(folder, tmp_path):
     """With dropout on. Killed, stopped and resumed on two processes it ends in the same bits; and one goes on, too."""
     shutil.copytree(folder / "data", tmp_path / "data")

@@ -201,7 +201,8 @@ def test_killed_and_restarted(base, reference, tmp_path):
     assert_same(folder, reference, FEW)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stopped_and_restarted(base, reference, tmp_path, number):
     folder = shutil.copytree(base, tmp_path / "stopped")
     for place, (name, checkpoint, flags) in enumerate(stages(FEW)):
