@@ -216,7 +216,7 @@ def new_folder(folder, fresh):
             replaced = folder.with_name(f".{folder.name}.replaced")
             shutil.rmtree(replaced, ignore_errors=True)
             if folder.exists():
-                folder.rename(replaced)
+                folder.rename(replaced)  # and not removed before the new one is in its place
             temporary.rename(folder)
             shutil.rmtree(replaced, ignore_errors=True)
         except BrokenProcessPool:

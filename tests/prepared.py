@@ -14,7 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import folds
 import paper
+from segments import open_segments
 
 ROOT = Path(__file__).parent.parent
 POINTS = 96
@@ -79,6 +81,13 @@ def reproduce(folder, **variables) -> subprocess.CompletedProcess:
     shutil.copy(ROOT / "reproduce.sh", folder)
     flags = {"env": {**os.environ, "PYTHON": "echo", **variables}, "capture_output": True, "text": True}
     return subprocess.run(["bash", folder / "reproduce.sh"], **flags)
+
+
+def open_run(work, split="segment", n_folds=4, seed=0):
+    """The run of data/amigos in `work`, made without a script."""
+    data = open_segments(work / "data" / "amigos")
+    settings = {**folds.SETTINGS, "split": split, "n_folds": n_folds, "seed": seed}
+    return folds.Run(work / "runs" / "new", settings, data, folds.assign_folds(data.table, split, n_folds, 0))
 
 
 def edit_manifest(folder, change) -> None:

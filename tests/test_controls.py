@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from prepared import FINETUNE, FUSE, NETWORK, PRETRAIN, call, contents, done, edit_manifest, write_set
+from prepared import FINETUNE, FUSE, NETWORK, PRETRAIN, call, contents, done, edit_manifest, open_run, write_set
 
 import checkpoints
 import folds
@@ -19,12 +19,6 @@ from segments import open_segments
 
 EEG = ("finetune.py", *"--modality eeg --fold 1 --target arousal".split(), *FINETUNE)
 FOLD = "runs/paper/eeg/fold1/"
-
-
-def open_run(work, split="segment", n_folds=4, seed=0):
-    data = open_segments(work / "data" / "amigos")
-    settings = {**folds.SETTINGS, "split": split, "n_folds": n_folds, "seed": seed}
-    return folds.Run(work / "runs" / "new", settings, data, folds.assign_folds(data.table, split, n_folds, 0))
 
 
 def refused(work, *command, says):

@@ -7,27 +7,19 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from prepared import FINETUNE, PRETRAIN, done, write_set
+from prepared import FINETUNE, NETWORK, PRETRAIN, done, open_run, write_set
 
-import folds
 import training
 from model import SingleModalityModel, sample_mask
-from segments import open_segments
 
 EEG = ("finetune.py", *"--modality eeg --fold 1 --target arousal".split(), *FINETUNE)
 FOLD = "runs/paper/eeg/fold1/"
-NETWORK = {"cnn_kernels": [5, 3], "cnn_channels": [6, 8], "layers": 1, "heads": 2, "ffn": 12, "dropout": 0.0}
+SHAPE = {"cnn_kernels": [5, 3], "cnn_channels": [6, 8], "layers": 1, "heads": 2, "ffn": 12, "dropout": 0.0}
 STILL = 1e-12  # a learning rate at which the weights stay
 
 
 def log(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def open_run(work):
-    data = open_segments(work / "data" / "amigos")
-    settings = {**folds.SETTINGS, "n_folds": 4}
-    return folds.Run(work / "runs" / "new", settings, data, folds.assign_folds(data.table, "segment", 4, 0))
 
 
 def test_fine_tuning_starts_from_the_pretrained_weights(work):
@@ -47,7 +39,7 @@ def test_adam_its_decay_and_the_steps_of_its_rate_are_those_of_torch(work):
     for more in (("--lr", STILL), ("--fresh",)):
         done(*EEG, *flags, *more, cwd=work)
         found.append(torch.load(work / f"{FOLD}arousal-frozen.pt", weights_only=True)["model"])
-    model = SingleModalityModel(2, **NETWORK, classifier_hidden=[6], points=96).double().eval()
+    model = SingleModalityModel(2, **SHAPE, classifier_hidden=[6], points=96).double().eval()
     model.load_state_dict(found[0])
     optimizer = torch.optim.Adam(model.classifier.parameters(), 0.02, betas=(0.7, 0.8), weight_decay=0.3)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)
@@ -75,7 +67,7 @@ def test_losses_of_pretraining_its_baselines_and_its_schedule(work):
     rates = np.array([1 / 3, 2 / 3, 1, 1, 2 / 3, 1 / 3]) * STILL
     assert [line["lr"] for line in lines] == pytest.approx(rates, abs=0, rel=1e-9)
 
-    model = SingleModalityModel(2, **NETWORK, mvp_hidden=[8], points=96)
+    model = SingleModalityModel(2, **SHAPE, mvp_hidden=[8], points=96)
     model.load_state_dict(torch.load(work / "runs/new/eeg/fold1/pretrain.pt", weights_only=True)["model"])
     rows = open_run(work).split(1)
     amigos, extra = (np.load(work / "data" / name / "eeg.npy") for name in ("amigos", "extra"))
@@ -100,9 +92,8 @@ def test_losses_of_pretraining_its_baselines_and_its_schedule(work):
 
 def test_bf16_is_close_to_fp32_and_not_the_same(work):
     losses = []
-    network = "--cnn-kernels 5 3 --cnn-channels 6 8 --layers 1 --heads 2 --ffn 12".split()
     for precision in ("fp32", "bf16"):
         flags = "--init", "random", "--run", "runs/new", "--n-folds", 4, "--fresh", "--precision", precision
-        done(*EEG, *flags, *network, cwd=work)
+        done(*EEG, *flags, *NETWORK, cwd=work)
         losses.append(log(work / "runs/new/eeg/fold1/arousal-random.jsonl")[0]["validation_loss"])
     assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.02)

@@ -15,6 +15,7 @@ from prepared import FINETUNE, FUSE, PRETRAIN, call, done
 from ray_nodes import needs_ray, start, two_nodes
 
 import folds
+import paper
 import training
 import tune
 from batches import SignalRows
@@ -362,10 +363,7 @@ def test_the_best_epoch_counts_where_their_number_is_searched_else_the_last(tmp_
 
 def test_space_holds_what_the_stages_take():
     """Every flag that is searched is one of its stage, drawn from values that it takes."""
-    import paper
-    import tune as script_
-
-    for stage, space in script_.SPACE.items():
+    for stage, space in tune.SPACE.items():
         table = getattr(paper, stage.upper())
         for name, (how, *limits) in space.items():
             likes = table[name][0] if isinstance(table[name][0], list) else [table[name][0]]
