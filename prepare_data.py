@@ -380,10 +380,10 @@ def run(flags) -> int:
 
 def main(argv=None) -> int:
     flags = parse_flags(argv)
-    if flags.list:
-        survey.print_sets(READERS)
-        return 0
     try:
+        if flags.list:
+            survey.print_sets(READERS)
+            return 0
         resolve(flags)
         if not flags.print_flags:
             return run(flags)

@@ -345,6 +345,24 @@ def test_variants_stand_in_tables_of_their_own(work):
     assert "shuffled" not in table(text, "Beside every model: macro F1")
 
 
+def test_fewer_labels_are_fewer_training_segments_to_the_corrected_intervals(work):
+    run = open_run(work / "runs" / "paper", work / "data" / "mini")
+    stems = "arousal-fraction0.25", "arousal-random-fraction0.25"
+    for stem, right in zip(stems, (0.9, 0.7)):
+        plant(run, "eeg", stem, right, seed=4)
+    found = json.loads(evaluate(work, "--json"))["runs"][0]
+    splits = [run.split(fold) for fold in range(3)]
+    test, train = ([(run.folds[each[name]] >= 0).sum() for each in splits] for name in ("test", "train"))
+    ratio = 4 * np.mean(np.divide(test, train))
+    f1 = found["table"]["EEG, 25 % of labels"]["arousal"]["f1"]
+    assert f1["corrected"] / f1["interval"] == pytest.approx(np.sqrt(1 + 3 * ratio), abs=1e-12)
+    files = [[load(run, "eeg", fold, stem) for fold in range(3)] for stem in stems]
+    auroc = [[metrics.roc_auc_score(each["label"], each["probability"]) for each in of_row] for of_row in files]
+    t = stats.ttest_rel(*auroc).statistic / np.sqrt(1 + 3 * ratio)
+    tests = {(each["first"], each["score"]): each for each in found["tests"]["Scarce labels: pre-trained - not"]}
+    assert tests["eeg-fraction0.25", "auroc"]["corrected"] == pytest.approx(2 * stats.t.sf(abs(t), 2), abs=1e-12)
+
+
 def test_predictions_on_another_set(work):
     other = write_set(work / "data" / "other", name="other", subjects=5, unrated=1, seed=7)
     run, data = open_run(work / "runs" / "paper", work / "data" / "mini"), folds.open_segments(other)
@@ -468,6 +486,7 @@ def test_another_set_that_was_moved_is_left_out_and_said(work):
 
 
 def test_report_is_written_beside_the_tables(work):
-    said = evaluate(work, "--report", "--out", "shown")
+    said = evaluate(work, "--report", "--out", "shown", "--rows", 3)
     assert said.endswith("\nshown/report.html: these tables and the pictures of shown/figures\n")
     assert "Table 1" in (work / "shown" / "report.html").read_text()
+    assert (work / "shown" / "figures" / "paper-segment3-arousal.png").exists()
