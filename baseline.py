@@ -57,7 +57,7 @@ BATCH = 256  # segments whose features are computed at once
 
 def parse() -> argparse.Namespace:
     whole = paper.positive(int, zero=True)
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = paper.Parser(description=__doc__)
     parser.add_argument("--model", choices=MODALITIES, default="classical", help="default: %(default)s (assumed)")
     parser.add_argument(
         "--modality", nargs="+", help="eeg, ecg, both; of --model amigos eeg, ecg, gsr, fused (default: all; assumed)"
@@ -96,7 +96,7 @@ def parse() -> argparse.Namespace:
     )
     group.add_argument(
         "--inner-folds",
-        type=paper.positive(int),
+        type=paper.positive(int, least=2),
         default=5,
         metavar="N",
         help="folds of the training rows by which that is chosen, of the run's unit (default: %(default)s; assumed)",
@@ -106,7 +106,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--print-flags", action="store_true", help="print every resolved flag as JSON and stop")
     args = parser.parse_args()
     folds.resolve_flags(args)
-    training.stop_if_printing(args)
     for modality in args.modality or ():
         if modality not in MODALITIES[args.model]:
             raise ValueError(f"--modality {modality}: expected {', '.join(MODALITIES[args.model])} for {args.model}")
@@ -114,8 +113,7 @@ def parse() -> argparse.Namespace:
     args.fold = list(range(args.n_folds)) if args.fold is None else sorted(set(args.fold))
     if args.model == "amigos" and args.raw is None:
         raise ValueError("--model amigos: needs --raw, the folder with the files of AMIGOS")
-    if args.inner_folds < 2:
-        raise ValueError(f"--inner-folds {args.inner_folds}: expected 2 or more")
+    training.stop_if_printing(args)
     return args
 
 

@@ -10,13 +10,14 @@
 import argparse
 import sys
 
+import paper
 from benchmarking import attention, cohort, preparation, scale, step
 
 PARTS = {"prepare": preparation, "cohort": cohort, "attention": attention, "step": step, "scale": scale}
 
 
 def parse_flags(argv) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = paper.Parser(description=__doc__)
     parts = parser.add_subparsers(dest="part", required=True)
     for name, module in PARTS.items():
         module.add_flags(parts.add_parser(name, help=module.run.__doc__, description=module.run.__doc__))

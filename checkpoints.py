@@ -1,7 +1,7 @@
 """Checkpoints: written whole or not at all, read without running code, and compared with what they are to serve.
 
 A checkpoint belongs to a run, fold, target and variant (`identity`), to flags, and to signals of a kind (`origin`);
-whatever takes one up checks all three.
+whatever takes one up checks those that it depends on.
 """
 
 import io
@@ -96,8 +96,8 @@ def check_flags(path: Path, found: dict, expected: dict) -> None:
             )
 
 
-def origin(data: Segments, modalities, extra_sources=()) -> dict:
-    """What a checkpoint keeps of the signals that it was trained on, and predict.py compares with others.
+def origin(data: Segments, modalities, extra_sources) -> dict:
+    """What a checkpoint keeps of the signals that it was trained on, to compare with others (`check_data`).
 
     extra_sources: the SHA-256 of the recordings of further sets in its pre-training, none of which may test it.
     """
@@ -131,8 +131,8 @@ def check_data(path: Path, state: dict, data: Segments) -> None:
 
 
 def load_weights(model: torch.nn.Module, path: Path, weights: dict, without: str = "") -> None:
-    """Load `weights` into `model`, leaving out those whose name starts with `without` on either side; ValueError,
-    naming the checkpoint `path`, where names or shapes are others."""
+    """Load `weights` into `model`, leaving out those whose name starts with `without` on either side, and what the
+    model has no place for; ValueError, naming the checkpoint `path`, where one is missing or of another shape."""
     own = model.state_dict()
     names = {name for name in own if not (without and name.startswith(without))}
     given = {name: value for name, value in weights.items() if name in names}

@@ -54,7 +54,7 @@ class Cell:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = paper.Parser(description=__doc__)
     group = parser.add_argument_group("grid")
     group.add_argument("--folds", type=fold_list, metavar="K-K", help="such as 0-9 or 0,3,5-7 (default: all; paper 5)")
     for name, choices in (("--targets", paper.TARGETS), ("--inits", ("pretrained", "random"))):
@@ -191,16 +191,17 @@ def run_cell(stage: str, flags: list[str], log: Path, threads: int, folder: str,
     return ("failed" if code else "done"), reason
 
 
-def look(cell: Cell, log: Path):
-    """Bring a cell's attempts and epoch up to date with its log; yield a line for each start."""
-    text = log.read_text(errors="replace") if log.exists() else ""
+def look(cell: Cell, log: Path) -> list[str]:
+    """Bring a cell's attempts and epoch up to date with its log; a line if it was started since."""
+    news, text = [], log.read_text(errors="replace") if log.exists() else ""
     started = re.findall(f"^{stages.START}(.*?):", text, re.MULTILINE)
     if len(started) > cell.attempts:
         again = f", attempt {len(started)}, for its worker or node died" if len(started) > 1 else ""
         cell.state, cell.attempts = "running", len(started)
-        yield f"{cell.name}: running on {started[-1]}{again}"
+        news.append(f"{cell.name}: running on {started[-1]}{again}")
     epochs = re.findall(r": epoch (\d+/\d+),", text)
     cell.epoch = epochs[-1] if epochs else ""
+    return news
 
 
 def table(cells: dict[str, Cell]) -> list[str]:

@@ -3,9 +3,9 @@
     python evaluate.py --run runs/paper
     python evaluate.py --run runs/paper runs/subject --report     # protocols side by side; report.html with figures
 
-Every number is a mean over the test folds. `±` is the half-width of a 95 % t-interval over folds (paper 5), a second
-`±` the same corrected for folds that share training data, and [low, high] a bootstrap that draws subjects. P values are
-two-tailed, paired, and adjusted for the number of lines of their table (Holm).
+Numbers are means over the test folds. `±` is the half-width of a 95 % t-interval over folds (paper 5), a second `±` the
+same corrected for folds that share training data, and [low, high] a bootstrap that draws subjects. P values of
+differences are two-tailed, paired, and adjusted for the number of lines of their table (Holm).
 """
 
 import argparse
@@ -33,7 +33,7 @@ LEFT_OUT = re.compile(r"-out\d+of\d+$")  # of the models that cross-fitted fusio
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = paper.Parser(description=__doc__)
     number = paper.positive(int)
     parser.add_argument(
         "--run",
@@ -155,17 +155,17 @@ def check_checkpoint(path: Path, run: folds.Run, fold: int, variant: re.Match) -
     expected = {
         **run.identity,
         "fold": fold,
-        "target": variant[1],
+        "target": variant["target"],
         "threshold": run.settings["threshold"],
-        "init": "random" if variant[3] else "pretrained",
-        "freeze": bool(variant[4]),
-        "shuffle_labels": bool(variant[5]),
-        "label_fraction": float(variant[6] or 1),
+        "init": "random" if variant["random"] else "pretrained",
+        "freeze": bool(variant["frozen"]),
+        "shuffle_labels": bool(variant["shuffled"]),
+        "label_fraction": float(variant["share"] or 1),
     }
     if model in paper.MODALITIES:
         expected |= {"modality": model, "leave_out": None}
         script, parents, known = "finetune.py", [path.with_name("pretrain.pt")], [found.get("init_sha256")]
-        if variant[3]:
+        if variant["random"]:
             parents = []
     else:
         script, known, parts = "fuse.py", found.get("base_sha256", []), found.get("cross_fit")
@@ -225,14 +225,14 @@ def read_rows(run: folds.Run, parts: dict) -> tuple[dict, list[str]]:
         if not match or not fold.isdecimal():
             notes.append(f"{path}: not read, for its name is not that of a prediction file")
             continue
-        fold, target = int(fold), match[1]
+        fold, target = int(fold), match["target"]
         if (fold, target) not in parts:
             raise ValueError(
                 f"{path}: expected a fold of {run.folder} with {target} ratings, found {fold}; {training.AGAIN}"
             )
         known = check_checkpoint(path.with_name(f"{path.stem.split('@')[0]}.pt"), run, fold, match)
-        flags.setdefault((model + match[2], target), {})[fold] = known
-        if match[7]:
+        flags.setdefault((model + match["suffix"], target), {})[fold] = known
+        if match["other"]:
             try:
                 found = read_elsewhere(path, fold, target)
             except FileNotFoundError as error:  # the other set was moved
@@ -243,7 +243,7 @@ def read_rows(run: folds.Run, parts: dict) -> tuple[dict, list[str]]:
             what = f"test segments of fold {fold}"
             found = read_predictions(path, test, labels, what, run.settings["threshold"])
             found = pack(table, fold, *(found[name] for name in ("segment", "label", "probability")))
-        rows.setdefault(model + match[2], {}).setdefault(target, []).append(found)
+        rows.setdefault(model + match["suffix"], {}).setdefault(target, []).append(found)
     for (row, target), of_fold in flags.items():
         if differing := differing_flags(of_fold):
             notes.append(f"{name_of(row)}, {target}: the folds were trained with different {differing}")
@@ -291,17 +291,25 @@ def fusion_rows(rows: dict) -> dict:
     return {rule: of_target for rule, of_target in fused.items() if of_target}
 
 
-def evaluate(path: Path, args: argparse.Namespace) -> Evaluated:
-    """Read a run and score every row of it."""
-    run = open_finished(path, args.data)
+def open_runs(args: argparse.Namespace) -> list[folds.Run]:
+    """The runs of --run; ValueError where they are not of the same data."""
+    runs = [open_finished(path, args.data) for path in args.run]
+    for run in runs[1:]:
+        if run.settings["data_sha256"] != runs[0].settings["data_sha256"]:
+            raise ValueError(f"--run: expected runs of the same data, found others in {runs[0].folder} and {run.folder}")
+    return runs
+
+
+def evaluate(run: folds.Run, args: argparse.Namespace) -> Evaluated:
+    """Read the predictions of a run and score every row; ValueError where there are none, or they do not fit it."""
     parts = rated_parts(run)
     rows, notes = read_rows(run, parts)
     if not rows:
-        raise ValueError(f"{path}: no predictions yet; run finetune.py and fuse.py first")
+        raise ValueError(f"{run.folder}: no predictions yet; run finetune.py and fuse.py first")
     targets = {target for of_target in rows.values() for target in of_target}
     rows = {**prior_rows(run, parts, targets), **rows, **fusion_rows(rows)}
     done = Evaluated(run, parts, rows, {}, notes, args)
-    for row in tqdm(rows, desc=f"scoring {path}", unit="row", disable=None, leave=False):
+    for row in tqdm(rows, desc=f"scoring {run.folder}", unit="row", disable=None, leave=False):
         done.summaries[row] = {target: done.summarise(row, target) for target in rows[row]}
     return done
 
@@ -334,23 +342,23 @@ def without_nan(value):
 
 def main() -> None:
     args = parse()
-    runs = [evaluate(path, args) for path in args.run]
+    runs = [evaluate(run, args) for run in open_runs(args)]
     printed = tables.all_tables(runs)
-    if args.report:
-        import report
-
-        page = report.write_report([each.run for each in runs], printed, args.out or args.run[0], tuple(args.rows))
     if args.json:
         content = {"runs": [each.as_json() for each in runs], "tables": printed}
         print(json.dumps(without_nan(content), indent=1, allow_nan=False))
-        return
-    for table in printed:
-        print_markdown(table)
-    for each in runs:
-        for note in each.notes:
-            print(f"note: {note}")
-    if args.report:
-        print(f"{page}: these tables and the pictures of {page.parent / 'figures'}")
+    else:
+        for table in printed:
+            print_markdown(table)
+        for each in runs:
+            for note in each.notes:
+                print(f"note: {note}")
+    if args.report:  # last, so that nothing that keeps it from being written keeps the tables from being seen
+        import report
+
+        page = report.write_report([each.run for each in runs], printed, args.out or args.run[0], tuple(args.rows))
+        if not args.json:
+            print(f"{page}: these tables and the pictures of {page.parent / 'figures'}")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,11 @@ MODELS = {  # folder of the predictions -> how its row is called
 PRIORS = {"majority": "Majority class", "subject-prior": "Subject prior", "video-prior": "Video prior"}
 RULES = {"mean": "Mean of both", "maximum": "Maximum of both", "vote": "Vote of both"}
 # What follows the folder of a row: target, then (2) the rest: random start, frozen, shuffled, fraction, other data set.
-VARIANT = re.compile(r"(arousal|valence)((-random)?(-frozen)?(-shuffled)?(?:-fraction([\d.e-]+))?(?:@(.+))?)")
+SUFFIX = (
+    r"(?P<suffix>(?P<random>-random)?(?P<frozen>-frozen)?(?P<shuffled>-shuffled)?"
+    r"(-fraction(?P<share>[\d.e-]+))?(@(?P<other>.+))?)"
+)
+VARIANT = re.compile(rf"(?P<target>arousal|valence){SUFFIX}")
 Z_SCORE = {
     "subject": "subject's mean and SD, test included",
     "recording": "recording's mean and SD, test included",
@@ -164,14 +168,14 @@ def name_of(row: str) -> str:
     """How a row is called: `eeg-random-fraction0.1` is "EEG, no pre-training, 10 % of labels"."""
     known = {**MODELS, **PRIORS, **RULES}
     model = max((model for model in known if row.startswith(model)), key=len)
-    random, frozen, shuffled, share, other = VARIANT.fullmatch("arousal" + row[len(model) :]).groups()[2:]
+    variant = re.fullmatch(SUFFIX, row[len(model) :])
     words = {
         known[model]: True,
-        "no pre-training": random,
-        "frozen": frozen,
-        "shuffled labels": shuffled,
-        f"{100 * float(share or 1):g} % of labels": share,
-        f"on {other}": other,
+        "no pre-training": variant["random"],
+        "frozen": variant["frozen"],
+        "shuffled labels": variant["shuffled"],
+        f"{100 * float(variant['share'] or 1):g} % of labels": variant["share"],
+        f"on {variant['other']}": variant["other"],
     }
     return ", ".join(word for word, said in words.items() if said)
 

@@ -28,7 +28,7 @@ from segments import sha256_of_file
 
 def parse() -> tuple[argparse.Namespace, dict | None]:
     """The flags, and the pre-trained checkpoint, whose network they take over."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = paper.Parser(description=__doc__)
     parser.add_argument("--modality", choices=paper.MODALITIES, required=True, help="signals to use (paper 3)")
     parser.add_argument("--target", choices=paper.TARGETS, required=True, help="what to recognise (paper 3.2.2)")
     variants.add_flags(parser)
@@ -42,18 +42,18 @@ def parse() -> tuple[argparse.Namespace, dict | None]:
     variants.add_test_flag(parser)
     folds.add_flags(parser)
     training.add_flags(parser)
-    paper.add_flags(parser, paper.FINETUNE)
+    paper.add_flags(parser, "finetune")
     args = parser.parse_args()
     folds.resolve_flags(args)
     path, state = folder(args) / "pretrain.pt", None
-    if args.init == "pretrained" and not (args.print_flags and not path.exists()):
+    if args.init == "pretrained" and (path.exists() or not args.print_flags):
         state = checkpoints.load(path, "run pretrain.py with the same flags first, or use --init random")
         for name in paper.NETWORK_SHAPE:
             wanted, found = getattr(args, name), state["flags"].get(name)
             if wanted is not None and wanted != found:
                 raise ValueError(f"{path}: expected a network with {name} {wanted}, found {found}; leave the flag out")
     known = checkpoints.network_of(path, state) if state else None
-    paper.resolve_flags(args, paper.FINETUNE, args.modality, known)
+    paper.resolve_flags(args, "finetune", args.modality, known)
     training.finish_flags(args)
     return args, state
 
@@ -95,7 +95,7 @@ def main() -> None:
     def logits(data, rows):
         signals = SignalRows([(data, rows)], args.modality)
         state = checkpoints.load(path, "")
-        model = checkpoints.load_classifier(path, state, signals.channels, signals.points).to(*training.place(args))
+        model = checkpoints.load_classifier(path, state, signals.channels, signals.points).to(*training.device_and_dtype(args))
         return training.predict(model.classify, model, signals, np.arange(len(rows)), args)
 
     if ranks.rank() == 0:
@@ -107,7 +107,7 @@ def train_model(run, rows, labels, pretrained: dict | None, path: Path, identity
     seen = np.concatenate([rows["train"], rows["validation"]])
     signals = SignalRows([(run.data, seen)], args.modality)
     train, validation = np.split(np.arange(len(signals)), [len(rows["train"])])
-    truth = torch.from_numpy(labels[signals.row]).to(*training.place(args))
+    truth = torch.from_numpy(labels[signals.row]).to(*training.device_and_dtype(args))
 
     training.seed_step(args.seed, 0)
     model = SingleModalityModel(
@@ -119,7 +119,7 @@ def train_model(run, rows, labels, pretrained: dict | None, path: Path, identity
     )
     if pretrained:
         checkpoints.load_weights(model, folder(args) / "pretrain.pt", pretrained["model"], without="classifier.")
-    model.to(*training.place(args))
+    model.to(*training.device_and_dtype(args))
     trained = model.classifier if args.freeze else model
     print(f"{parameter_count(trained):,} parameters, on {args.device} in {args.precision}")
     if args.freeze:
@@ -131,7 +131,7 @@ def train_model(run, rows, labels, pretrained: dict | None, path: Path, identity
             logits = model.classifier(cls[places[mine]]).squeeze(-1)
         else:
             seeds = training.layer_seeds(generator, len(places), mine, args)
-            logits = model.classify(signals.batch(places[mine], *training.place(args)), seeds)
+            logits = model.classify(signals.batch(places[mine], *training.device_and_dtype(args)), seeds)
         wanted = truth[places[mine]]
         mean = F.binary_cross_entropy_with_logits(logits.to(wanted.dtype), wanted)
         return mean * (len(wanted) / len(places))

@@ -1,7 +1,7 @@
 """Who may be seen when: folds, labels, and the guard against leaks.
 
-A *unit* is what is never shared between training, validation and test: the segment itself (`segment`, the only
-reading under which the paper's figures are plausible), a fifth of a trial (`block`), the trial, the video or the
+A *unit* is what is never shared between training, validation and test: the segment itself (`segment`, the reading
+that the paper's intervals fit), a fifth of a trial (`block`), the trial, the video or the
 subject. Units that hold a rated segment are dealt to the folds; the others take part in pre-training alone.
 """
 

@@ -32,12 +32,12 @@ from segments import Segments, sha256_of_file
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = paper.Parser(description=__doc__)
     parser.add_argument("--target", choices=paper.TARGETS, required=True, help="what to recognise (paper 3.4)")
     variants.add_flags(parser)
     parser.add_argument(
         "--cross-fit",
-        type=paper.positive(int),
+        type=paper.positive(int, least=2),
         metavar="K",
         help="take the features of training segments from models that were not trained on them, those of "
         "`finetune.py --leave-out J/K` for J from 0 to K - 1, as the features of test segments are; see above "
@@ -46,12 +46,10 @@ def parse() -> argparse.Namespace:
     variants.add_test_flag(parser)
     folds.add_flags(parser)
     training.add_flags(parser)
-    paper.add_flags(parser, paper.FUSE)
+    paper.add_flags(parser, "fuse")
     args = parser.parse_args()
-    if args.cross_fit == 1:
-        parser.error("argument --cross-fit: expected 2 or more, found 1")
     folds.resolve_flags(args)
-    paper.resolve_flags(args, paper.FUSE)
+    paper.resolve_flags(args, "fuse")
     training.finish_flags(args)
     return args
 
@@ -87,7 +85,7 @@ def main() -> None:
         features = [base_features(pair, data, rows, args) for pair in pairs]
         model = FusionModel(features[0].shape[1], args.fusion_hidden, args.fusion_dropout)
         checkpoints.load_weights(model, path, checkpoints.load(path, "")["model"])
-        return fused_logits(model.to(*training.place(args)), features, args)
+        return fused_logits(model.to(*training.device_and_dtype(args)), features, args)
 
     training.predict_elsewhere(path, others, logits, args)
 
@@ -118,7 +116,7 @@ def base_features(pair: list[tuple], data: Segments, rows: np.ndarray, args: arg
     features = []
     for modality, path, state in pair:
         signals = SignalRows([(data, rows)], modality)
-        base = checkpoints.load_classifier(path, state, signals.channels, signals.points).to(*training.place(args))
+        base = checkpoints.load_classifier(path, state, signals.channels, signals.points).to(*training.device_and_dtype(args))
         features.append(training.predict(base.features, base, signals, np.arange(len(rows)), args))
     return torch.cat(features, dim=1)
 
@@ -137,11 +135,11 @@ def train_model(run, rows, part, labels, pairs, path: Path, identity: dict, orig
     own = [rows["train"][part == number] for number in range(len(pairs))]
     shown = [*own, *[rows["validation"]] * len(pairs)]
     features = torch.cat([base_features(pair, run.data, some, args) for pair, some in zip([*pairs, *pairs], shown)])
-    truth = torch.from_numpy(labels[np.concatenate(shown)]).to(*training.place(args))
+    truth = torch.from_numpy(labels[np.concatenate(shown)]).to(*training.device_and_dtype(args))
     train, validation = np.split(np.arange(len(truth)), [len(rows["train"])])
 
     training.seed_step(args.seed, 0)
-    model = FusionModel(features.shape[1], args.fusion_hidden, args.fusion_dropout).to(*training.place(args))
+    model = FusionModel(features.shape[1], args.fusion_hidden, args.fusion_dropout).to(*training.device_and_dtype(args))
     print(f"{parameter_count(model):,} parameters, on {args.device} in {args.precision}")
 
     def loss(places, generator, mine):

@@ -67,8 +67,8 @@ class SelfAttention(nn.Module):
             q, packed = F.linear(x, self.in_proj_weight, self.in_proj_bias).split((hidden, 2 * hidden), dim=-1)
         else:  # (B, M, D) and (B, N, 2D)
             q = F.linear(take(x, rows.tokens), self.in_proj_weight[:hidden], self.in_proj_bias[:hidden])
-            places = q.new_zeros(rows.numbers.numel(), hidden)
-            q = places.index_copy(0, rows.places, q).view(*rows.numbers.shape, hidden)
+            padded = q.new_zeros(rows.numbers.numel(), hidden)
+            q = padded.index_copy(0, rows.places, q).view(*rows.numbers.shape, hidden)
             packed = F.linear(x, self.in_proj_weight[hidden:], self.in_proj_bias[hidden:])
         q = q.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, N or M, D / H)
         k, v = packed.unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, H, N, D / H) each
@@ -204,7 +204,8 @@ class SingleModalityModel(nn.Module):
     ) -> Tensor:
         """`masked_mse` of `reconstruct`, computed from the masked points and few others.
 
-        mask (B, L) bool may stay on the CPU, where counting its points keeps no GPU waiting; count: as in `masked_mse`.
+        mask (B, L) bool may stay on the CPU, where counting its points keeps no GPU waiting. count: the number of masked
+        points of the whole batch, where these samples are a share of it.
         """
         rows = masked_tokens(mask)
         points = rows.tokens - rows.tokens // (mask.shape[1] + 1) - 1  # among the batch's B L
@@ -279,13 +280,10 @@ def masked_tokens(mask: Tensor) -> Rows:
     return Rows(tokens[asked], asked.flatten().nonzero().squeeze(1), torch.where(asked, order + 1, -1))
 
 
-def masked_mse(predicted: Tensor, signals: Tensor, mask: Tensor, count: Tensor | None = None) -> Tensor:
-    """Mean squared error of (B, C, L) predictions over the masked points of mask (B, L) and all channels (assumed).
-
-    count: the number of masked points of the whole batch, of which these samples are a share.
-    """
+def masked_mse(predicted: Tensor, signals: Tensor, mask: Tensor) -> Tensor:
+    """Mean squared error of (B, C, L) predictions over the masked points of mask (B, L) and all channels (assumed)."""
     error = (predicted.to(signals.dtype) - signals).square().mean(dim=1)  # (B, L)
-    return error[mask].sum() / (mask.sum() if count is None else count).clamp(min=1)
+    return error[mask].sum() / mask.sum().clamp(min=1)
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -64,37 +64,49 @@ PRETRAIN = {
     **MASKING,
     "epochs": (500, 500, "epochs", "paper 4.3; ECG assumed"),
     "batch_size": (64, 64, "segments a step", "assumed"),
-    "lr": (5e-4, 1e-3, "peak learning rate, then linear decay to 0", "paper 4.3; ECG assumed"),
-    "warmup_epochs": (30, 30, "epochs of linear warm-up, stepped every batch", "paper 4.3; ECG assumed"),
-    "weight_decay": (0.005, 0.005, "L2 weight decay, added to the gradient", "paper 4.3; ECG assumed"),
+    "lr": (5e-4, 1e-3, "peak learning rate, then linear decay to 0", "paper 4.3; the 0 and ECG assumed"),
+    "warmup_epochs": (
+        30,
+        30,
+        "epochs of linear warm-up, stepped every batch",
+        "paper 4.3; every batch and ECG assumed",
+    ),
+    "weight_decay": (0.005, 0.005, "L2 weight decay, added to the gradient", "paper 4.3; form and ECG assumed"),
     **ADAM,
 }
 
 FINETUNE = {
     **NETWORK,
     "classifier_hidden": ([64], [1024, 512], "hidden layers of the classifier", "paper 4.3; ECG assumed"),
-    "classifier_dropout": (0.6, 0.3, "dropout after each hidden layer of the classifier", "paper 4.3; ECG assumed"),
+    "classifier_dropout": (
+        0.6,
+        0.3,
+        "dropout after each hidden layer of the classifier",
+        "paper 4.3; place and ECG assumed",
+    ),
     "epochs": (100, 100, "epochs", "paper 4.3; ECG assumed"),
     "batch_size": (64, 64, "segments a step", "assumed"),
     "lr": (1e-4, 1e-4, "learning rate of the first epochs", "paper 4.3; ECG assumed"),
     "lr_factor": (0.65, 0.65, "the learning rate is multiplied by this ...", "paper 4.3; ECG assumed"),
     "lr_every": (45, 45, "... every so many epochs", "paper 4.3; ECG assumed"),
-    "weight_decay": (1e-5, 1e-5, "L2 weight decay, added to the gradient", "paper 4.3; ECG assumed"),
+    "weight_decay": (1e-5, 1e-5, "L2 weight decay, added to the gradient", "paper 4.3; form and ECG assumed"),
     **ADAM,
 }
 
 FUSE = {
     "fusion_hidden": ([64, 32], [64, 32], "hidden layers of the fusion network", "paper 4.4"),
-    "fusion_dropout": (0.1, 0.1, "dropout after each hidden layer of the fusion network", "paper 4.4"),
+    "fusion_dropout": (0.1, 0.1, "dropout after each hidden layer of the fusion network", "paper 4.4; place assumed"),
     "epochs": (52, 52, "epochs", "paper 4.4"),
     "batch_size": (64, 64, "segments a step", "assumed"),
     "lr": (1e-5, 1e-5, "learning rate of the first epochs", "paper 4.4"),
     "lr_factor": (0.65, 0.65, "the learning rate is multiplied by this ...", "paper 4.4"),
     "lr_every": (20, 20, "... every so many epochs", "paper 4.4"),
-    "weight_decay": (1e-5, 1e-5, "L2 weight decay, added to the gradient", "paper 4.4"),
+    "weight_decay": (1e-5, 1e-5, "L2 weight decay, added to the gradient", "paper 4.4; form assumed"),
     "beta1": (0.9, 0.9, "Adam's first decay rate", "paper 4.4"),
     "beta2": (0.999, 0.999, "Adam's second decay rate", "paper 4.4"),
 }
+
+STAGES = {"pretrain": PRETRAIN, "finetune": FINETUNE, "fuse": FUSE}
 
 # Accuracy and F1 with the half-width of their 95 % interval, as printed in the paper's tables 1 to 3:
 # (modality, pre-trained) -> target -> ((accuracy, half-width), (F1, half-width)).
@@ -112,10 +124,20 @@ PUBLISHED_BASELINE = {"eeg": {"arousal": 0.577, "valence": 0.564}, "fused": {"ar
 PUBLISHED_P = {1: 1e-5, 2: 1e-3, 3: 1e-4}
 
 
-def add_flags(parser: argparse.ArgumentParser, table: dict) -> None:
-    """Add one flag a row of `table`. They default to None; `resolve_flags` fills in the paper's values."""
+class Parser(argparse.ArgumentParser):
+    """A parser of a script's flags: its help keeps the lines of the description, and an error is one line."""
+
+    def __init__(self, **options):
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def add_flags(parser: argparse.ArgumentParser, stage: str) -> None:
+    """Add the flags of one of STAGES. They default to None; `resolve_flags` fills in the paper's values."""
     group = parser.add_argument_group("hyper-parameters (default: the paper's)")
-    for name, (eeg, ecg, what, source) in table.items():
+    for name, (eeg, ecg, what, source) in STAGES[stage].items():
         several = isinstance(eeg, list)
         number = type(eeg[0] if several else eeg)
         shown = " ".join(map(str, eeg)) if several else eeg
@@ -130,8 +152,9 @@ def add_flags(parser: argparse.ArgumentParser, table: dict) -> None:
         )
 
 
-def positive(number: type, zero: bool = False, below_one: bool = False):
-    """The argparse type of a finite number above 0, or from 0 on where `zero` is true; below 1 if `below_one` is."""
+def positive(number: type, zero: bool = False, below_one: bool = False, least: int = 0):
+    """The argparse type of a finite number above 0, or from 0 on where `zero` is true; below 1 if `below_one` is; not
+    below `least`."""
 
     def parse(text: str):
         value = number(text)
@@ -139,24 +162,26 @@ def positive(number: type, zero: bool = False, below_one: bool = False):
             raise argparse.ArgumentTypeError(f"expected a number {'from' if zero else 'above'} 0, found {text}")
         if below_one and value >= 1:
             raise argparse.ArgumentTypeError(f"expected a number below 1, found {text}")
+        if value < least:
+            raise argparse.ArgumentTypeError(f"expected {least} or more, found {text}")
         return value
 
     parse.__name__ = number.__name__
     return parse
 
 
-def resolve_flags(args: argparse.Namespace, table: dict, modality: str = "eeg", known: dict | None = None) -> None:
-    """Give every flag of `table` that the user left out its value from --hyperparameters, else from `known`, else the
-    paper's for `modality`."""
+def resolve_flags(args: argparse.Namespace, stage: str, modality: str = "eeg", known: dict | None = None) -> None:
+    """Give every flag of `stage` that the user left out its value from --hyperparameters, else from `known`, else the
+    paper's for `modality`. Raises ValueError and OSError like `read_hyperparameters`."""
     if args.hyperparameters:
-        known = {**(known or {}), **read_hyperparameters(args.hyperparameters, table, vars(args))}
-    for name, (eeg, ecg, *_) in table.items():
+        known = {**(known or {}), **read_hyperparameters(args.hyperparameters, stage, vars(args))}
+    for name, (eeg, ecg, *_) in STAGES[stage].items():
         if getattr(args, name) is None:
             setattr(args, name, (known or {}).get(name, ecg if modality == "ecg" else eeg))
 
 
-def read_hyperparameters(path: Path, table: dict, wanted_for: dict | None = None) -> dict:
-    """The flags of `table` in a best.json of tune.py: {"hyperparameters": {"lr": 0.0003, ...}, "fold": 3, ...}.
+def read_hyperparameters(path: Path, stage: str, wanted_for: dict | None = None) -> dict:
+    """The flags of `stage` in a best.json of tune.py: {"hyperparameters": {"lr": 0.0003, ...}, "fold": 3, ...}.
 
     wanted_for: the flags of the call; another target or fold than the search's is said on stderr. Raises ValueError
     where the search was for another stage or modality, and where a flag is none of this stage, or its value none that
@@ -167,8 +192,7 @@ def read_hyperparameters(path: Path, table: dict, wanted_for: dict | None = None
         found = searched["hyperparameters"].items()
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(f'{path}: expected JSON with {{"hyperparameters": {{flag: value}}}}; write it with tune.py')
-    stages = {"pretrain": PRETRAIN, "finetune": FINETUNE, "fuse": FUSE}
-    stage = next((name for name, flags in stages.items() if flags is table), None)
+    table = STAGES[stage]
     wanted = {"stage": stage, **{name: (wanted_for or {}).get(name) for name in ("modality", "target", "fold")}}
     for name, value in wanted.items():
         if value is None or searched.get(name, value) == value:

@@ -30,7 +30,7 @@ MEAN_DTYPE = np.dtype([("segment", "i8"), ("probability", "f4"), ("spread", "f4"
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = paper.Parser(description=__doc__)
     add = parser.add_argument
     add("--model", type=Path, nargs="+", required=True, metavar="FILE", help="checkpoints of finetune.py or fuse.py")
     add("--data", type=Path, required=True, help="prepared data set; ratings are not needed")
@@ -100,7 +100,7 @@ def read_rows(args, data) -> np.ndarray:
 def features_and_logits(path: Path, state: dict, modality: str, data, rows, args) -> torch.Tensor:
     """(n, F + 1) of a single-modality model."""
     signals = SignalRows([(data, rows)], modality)
-    model = checkpoints.load_classifier(path, state, signals.channels, signals.points).to(*training.place(args))
+    model = checkpoints.load_classifier(path, state, signals.channels, signals.points).to(*training.device_and_dtype(args))
 
     def forward(batch):
         features = model.features(batch)
@@ -126,7 +126,7 @@ def apply(path: Path, state: dict, data, rows, args) -> np.ndarray:
         inputs, flags = torch.cat(bases, dim=1), state["flags"]
         model = FusionModel(inputs.shape[1], flags["fusion_hidden"], flags["fusion_dropout"])
         checkpoints.load_weights(model, path, state["model"])
-        model.to(*training.place(args)).eval()
+        model.to(*training.device_and_dtype(args)).eval()
         with training.autocast(args):
             features = model.classifier.features(inputs)
             output = torch.cat([features, model.classifier.output(features)], dim=1).float()

@@ -94,7 +94,11 @@ def collect(entries, flags, manifest) -> list[dict]:
 
 
 def write_segments(recordings, channels, flags, folder, parts, manifest):
-    """Write the signals and segments.npy, one subject after the other, and fill in what `manifest` says of them."""
+    """Write the signals and segments.npy, one subject after the other, and fill in what `manifest` says of them.
+
+    recordings: dictionaries of `cut_file`, those of a subject one after the other. Raises ValueError where they are
+    not, where a value is too large for float32, and where nothing is left.
+    """
     writers = {m: SegmentWriter(folder / f"{m}.npy", len(names), flags.points) for m, names in channels.items()}
     rows = []
     for subject, group in groupby(recordings, key=lambda recording: recording["subject"]):
@@ -104,7 +108,7 @@ def write_segments(recordings, channels, flags, folder, parts, manifest):
         total = {m: preprocessing.Moments(len(names)) for m, names in channels.items()}
         for recording in group:
             for modality, values in recording["moments"].items():
-                total[modality].merge(preprocessing.Moments.of(*values))
+                total[modality].merge(*values)
             names = (subject, recording["trial"], recording["video"])
             rows += [(*names, start, recording["arousal"], recording["valence"]) for start in recording["starts"]]
         manifest["subjects"][subject] = {
@@ -229,7 +233,7 @@ def new_folder(folder, fresh):
 
 
 def parse_flags(argv) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = paper.Parser(description=__doc__)
     number, from_zero, whole = paper.positive(float), paper.positive(float, zero=True), paper.positive(int)
     add = parser.add_argument
     add("--dataset", choices=READERS, help="which set; simulated is written first where it is missing")
@@ -328,7 +332,7 @@ def resolve(flags):
             f"--rate {flags.rate}: heart beats are looked for up to {preprocessing.BEATS_TO_HZ} Hz; take more"
         )
     flags.points = round(flags.seconds_per_segment * flags.rate)
-    if not 1 <= flags.points == flags.seconds_per_segment * flags.rate:
+    if flags.points < 1 or abs(flags.points - flags.seconds_per_segment * flags.rate) > 1e-6:
         raise ValueError(f"--seconds-per-segment {flags.seconds_per_segment:g}: no whole number of points")
 
 

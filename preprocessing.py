@@ -172,24 +172,15 @@ class Moments:
     def __init__(self, channels: int):
         self.points, self.mean, self.squares = 0, np.zeros(channels), np.zeros(channels)
 
-    @classmethod
-    def of(cls, points, mean, squares):
-        """Those that were added up elsewhere."""
-        moments = cls(len(mean))
-        moments.points, moments.mean, moments.squares = points, np.array(mean), np.array(squares)
-        return moments
-
     def add(self, signal):
         """Take in `signal` (C, n)."""
         mean = signal.mean(axis=1)
-        self._merge(signal.shape[1], mean, ((signal - mean[:, None]) ** 2).sum(axis=1))
+        self.merge(signal.shape[1], mean, ((signal - mean[:, None]) ** 2).sum(axis=1))
 
-    def merge(self, other: "Moments"):
-        """Add everything that was added to `other`."""
-        if other.points:
-            self._merge(other.points, other.mean, other.squares)
-
-    def _merge(self, points, mean, squares):
+    def merge(self, points: int, mean, squares):
+        """Take in `points` of mean (C,) and squared differences from it (C,), added up elsewhere."""
+        if points == 0:
+            return
         total, difference = self.points + points, mean - self.mean
         self.squares = self.squares + squares + difference**2 * (self.points * points / total)
         self.mean = self.mean + difference * (points / total)

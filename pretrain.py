@@ -20,21 +20,19 @@ from batches import SignalRows
 from model import SingleModalityModel, parameter_count, sample_mask
 from segments import open_segments
 
-SIGNAL_FLAGS = ("low", "high", "filter_order", "normalise")  # of prepare_data.py, which all sets should share
-
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = paper.Parser(description=__doc__)
     parser.add_argument("--modality", choices=paper.MODALITIES, required=True, help="signals to learn (paper 3)")
     parser.add_argument(
         "--extra", type=Path, nargs="*", default=[], metavar="DIR", help="further prepared data sets (paper 4.1.1)"
     )
     folds.add_flags(parser)
     training.add_flags(parser)
-    paper.add_flags(parser, paper.PRETRAIN)
+    paper.add_flags(parser, "pretrain")
     args = parser.parse_args()
     folds.resolve_flags(args)
-    paper.resolve_flags(args, paper.PRETRAIN, args.modality)
+    paper.resolve_flags(args, "pretrain", args.modality)
     training.finish_flags(args)
     return args
 
@@ -79,7 +77,7 @@ def main() -> None:
     for data, part in parts:
         print(f"pre-training on {len(part)} of {len(data.table)} segments of {data.folder}")
         ours, theirs = run.data.manifest["preprocessing"], data.manifest["preprocessing"]
-        other = [f"{key} {theirs.get(key)}" for key in SIGNAL_FLAGS if theirs.get(key) != ours.get(key)]
+        other = [f"{key} {theirs.get(key)}" for key in checkpoints.PREPROCESSING if theirs.get(key) != ours.get(key)]
         if other:
             print(f"note: {data.folder} was prepared otherwise than {run.data.folder}: {', '.join(other)}")
     signals = SignalRows([*parts, (run.data, rows["validation"])], args.modality)
@@ -98,7 +96,7 @@ def main() -> None:
         **{name: getattr(args, name) for name in paper.NETWORK},
         mvp_hidden=args.mvp_hidden,
         points=signals.points,
-    ).to(*training.place(args))
+    ).to(*training.device_and_dtype(args))
     print(f"{parameter_count(model):,} parameters, on {args.device} in {args.precision}")
     if args.warmup_epochs > args.epochs:
         print(
@@ -107,7 +105,7 @@ def main() -> None:
         )
 
     def loss(places, generator, mine):
-        batch = signals.batch(places[mine], *training.place(args))
+        batch = signals.batch(places[mine], *training.device_and_dtype(args))
         mask = masks(len(places), generator)
         seeds = training.layer_seeds(generator, len(places), mine, args)
         return model.reconstruction_loss(batch, mask[mine], seeds, mask.sum())

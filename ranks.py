@@ -28,7 +28,9 @@ GONE = (
 
 
 def world() -> int:
-    """The number of processes."""
+    """The number of processes; ValueError where only half of what torchrun says is there."""
+    if ("WORLD_SIZE" in os.environ) != ("RANK" in os.environ):
+        raise ValueError("expected both or none of WORLD_SIZE and RANK in the environment, found one; unset it")
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 

@@ -5,6 +5,8 @@ folds share training data; the same corrected for that (Nadeau and Bengio, 2003)
 one that speaks of people who were not recorded. N resamples, S subjects, K folds, n segments.
 """
 
+from functools import cached_property
+
 import numpy as np
 from scipy import stats
 from sklearn.metrics import roc_auc_score
@@ -169,14 +171,11 @@ class Tally:
         kind = 2 * predictions["label"] + (predictions["probability"] > 0.5)
         place = np.ravel_multi_index((self.subject, self.fold, kind), (*self.shape, 4))
         self.confusion = np.bincount(place, minlength=np.prod((*self.shape, 4))).reshape(*self.shape, 4).astype(float)
-        self._concordance = None
 
-    @property
+    @cached_property
     def concordance(self) -> np.ndarray:
-        if self._concordance is None:
-            one = np.eye(self.shape[0])
-            self._concordance = np.stack([self._concordant(self.fold == k, one) for k in range(self.shape[1])])
-        return self._concordance
+        one = np.eye(self.shape[0])
+        return np.stack([self._concordant(self.fold == k, one) for k in range(self.shape[1])])
 
     def _concordant(self, rows: np.ndarray, one: np.ndarray) -> np.ndarray:
         high = rows & (self.predictions["label"] == 1)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from paper import MODALITIES
+
 SEGMENT_DTYPE = np.dtype(
     [
         ("subject", "U16"),
@@ -21,7 +23,6 @@ SEGMENT_DTYPE = np.dtype(
         ("valence", "f4"),
     ]
 )
-MODALITIES = ("eeg", "ecg")
 MANIFEST_KEYS = (
     ("dataset", str),
     ("simulated", bool),

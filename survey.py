@@ -44,12 +44,13 @@ def judge_file(path, job) -> dict:
 
 
 def seconds_a_second(path, job) -> float:
-    """How long filtering and resampling the first recording of a file takes, per second of it."""
-    recording = next(job.reader.read(path, job.channels, job.flags.ecg_side))
-    started = time.perf_counter()
-    preprocessing.cut(recording, job.flags)
-    length = max(signal.shape[1] / recording.rate[modality] for modality, signal in recording.signals.items())
-    return (time.perf_counter() - started) / length
+    """How long filtering and resampling the first recording of a file that is not empty takes, per second of it."""
+    for recording in job.reader.read(path, job.channels, job.flags.ecg_side):
+        length = max(signal.shape[1] / recording.rate[modality] for modality, signal in recording.signals.items())
+        if length:
+            started = time.perf_counter()
+            preprocessing.cut(recording, job.flags)
+            return (time.perf_counter() - started) / length
 
 
 def check(paths, job) -> int:

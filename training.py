@@ -144,6 +144,8 @@ def run_script(main, processes: bool = False) -> None:
         complain(f"{where}{error.strerror or error}")
     except ValueError as error:
         complain(str(error))
+    except torch.OutOfMemoryError as error:
+        complain(f"the GPU has too little memory ({error}); take a smaller --batch-size, or --device cpu")
     except KeyboardInterrupt:
         raise SystemExit(128 + signal.SIGINT)
 
@@ -154,7 +156,7 @@ def complain(line: str) -> None:
     raise SystemExit(2)
 
 
-def place(args: argparse.Namespace) -> tuple[str, torch.dtype]:
+def device_and_dtype(args: argparse.Namespace) -> tuple[str, torch.dtype]:
     """Where the weights and the signals are, and in which precision."""
     return args.device, torch.float64 if args.precision == "fp64" else torch.float32
 
@@ -424,7 +426,7 @@ def predict(forward, model, signals: SignalRows, places: np.ndarray, args) -> to
     batches = np.array_split(places, -(-len(places) // args.batch_size))
     for batch in tqdm(batches, desc="predicting", unit="batch", disable=None, leave=False):
         with autocast(args):
-            outputs.append(forward(signals.batch(batch, *place(args))).to(place(args)[1]))
+            outputs.append(forward(signals.batch(batch, *device_and_dtype(args))).to(device_and_dtype(args)[1]))
     return torch.cat(outputs)
 
 

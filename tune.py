@@ -76,9 +76,7 @@ RETRIES = 3  # of a trial whose worker or node died
 
 def parse() -> tuple[argparse.Namespace, list[str]]:
     """Our flags, and those of the stage."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = paper.Parser(description=__doc__, allow_abbrev=False)
     count = paper.positive(int)
     parser.add_argument(
         "--stage", choices=SPACE, default="finetune", help="what to search (default: %(default)s; paper 4.3, 4.4)"
@@ -102,7 +100,7 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument(
         "--reduction",
-        type=count,
+        type=paper.positive(int, least=2),
         default=4,
         metavar="N",
         help="ASHA lets the best one in N go on at N, N * N ... times as many epochs (default: 4; assumed)",
@@ -114,10 +112,7 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--fresh", action="store_true", help="start over, removing what an earlier search wrote")
     parser.add_argument("--print-flags", action="store_true", help="print the stage's flags and the space, and stop")
-    args, given = parser.parse_known_args()
-    if args.reduction == 1:
-        parser.error("argument --reduction: expected 2 or more, found 1")
-    return args, given
+    return parser.parse_known_args()
 
 
 def resolve(stage: str, given: list[str]) -> tuple[dict, dict]:
@@ -167,7 +162,10 @@ def open_search(args: argparse.Namespace, flags: dict, space: dict) -> tuple[Pat
     search = json.loads(json.dumps({**search, "space": space, "made_of": made_of(flags)}))
     path = folder / "search.json"
     if path.exists() and not args.fresh:
-        earlier = json.loads(path.read_text())
+        try:
+            earlier = dict(json.loads(path.read_text()))
+        except (ValueError, TypeError):
+            raise ValueError(f"{path}: expected the JSON of a search, found other bytes; start over with --fresh")
         if earlier.get("made_of") != search["made_of"]:
             raise ValueError(f"{path}: this search was started from other weights, models or --extra sets; use --fresh")
         for name in search:
@@ -362,7 +360,7 @@ def main() -> None:
         raise ValueError(f"{folder}/trials.csv: no trial came to its end; the first: {rows[0]['outcome']}")
     best = min(counted, key=lambda row: row["validation_loss"])
     start = flags["hyperparameters"]
-    known = paper.read_hyperparameters(Path(start), getattr(paper, args.stage.upper())) if start else {}
+    known = paper.read_hyperparameters(Path(start), args.stage) if start else {}
     chosen = {name: best[name] for name in space if name != "epochs"}
     for name, value in chosen.items():
         like = flags[name]

@@ -75,7 +75,7 @@ def run(flags):
 
 
 def add_flags(part) -> None:
-    part.add_argument("--folder", type=Path, required=True, help="where to write it and remove it (7 GB)")
+    part.add_argument("--folder", type=Path, required=True, help="where to write it and remove it (8 GB)")
     part.add_argument("--subjects", type=paper.positive(int), default=40, help="people (default: %(default)s)")
     part.add_argument("--workers", type=paper.positive(int), default=2, help="processes (default: %(default)s)")
     part.add_argument("--json", action="store_true", help="print the figures as JSON")

@@ -135,7 +135,7 @@ class _Inflated:
         return self.place
 
 
-class _Plain(_Inflated):
+class _Plain:
     """The same of an element that is not compressed."""
 
     def __init__(self, file, size):

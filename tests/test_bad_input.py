@@ -280,6 +280,20 @@ def test_modality_that_the_data_lacks(work):
         assert "data/amigos" in line
 
 
+def test_a_gpu_that_is_too_small(work, monkeypatch):
+    def fail(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(training, "fit", fail)
+    refused(work, (*PRETRAIN_EEG, "--fresh"), "CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def test_half_of_what_torchrun_says(work, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refused(work, PRETRAIN_EEG, "WORLD_SIZE and RANK")
+    refused(work, EVALUATE, "WORLD_SIZE and RANK")
+
+
 def test_no_predictions_yet(work):
     for path in (work / "runs" / "paper").rglob("arousal.npy"):
         path.unlink()

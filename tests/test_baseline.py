@@ -435,7 +435,7 @@ AMIGOS = "--model", "amigos", "--raw", "raw"
         (("--regularisation", 3), "made with regularisation [0.01, 1.0]"),
         (("--fold", 5), "--fold 5: expected 0 to 4"),
         (("--modality", "gsr"), "--modality gsr: expected eeg, ecg, both for classical"),
-        (("--inner-folds", 1), "--inner-folds 1: expected 2 or more"),
+        (("--inner-folds", 1), "argument --inner-folds: expected 2 or more, found 1"),
         (("--threshold", "global"), "this run was started with --threshold subject, found global"),
         (("--model", "amigos"), "needs --raw"),
         ((*AMIGOS, "--fresh", "--run", "runs/new", "--data", "data/simulated"), "expects a run with --split subject"),

@@ -476,6 +476,13 @@ def test_flags_of_the_report_need_it(work, flags):
     assert "they need --report" in refused(work, *flags)
 
 
+def test_the_tables_come_also_where_the_report_cannot(work):
+    flags = "--run", "runs/paper", "--data", "data/mini", *FEW, "--report", "--rows", 10**6
+    finished = call("evaluate.py", *flags, cwd=work)
+    assert finished.returncode == 2 and "Table 3" in finished.stdout
+    assert finished.stderr.startswith("evaluate.py: segment 1000000: ") and finished.stderr.count("\n") == 1
+
+
 def test_another_set_that_was_moved_is_left_out_and_said(work):
     path = work / "runs" / "paper" / "eeg" / "fold1" / "arousal@far.npy"
     shutil.copy(path.with_name("arousal.npy"), path)

@@ -157,7 +157,8 @@ def test_a_flag_that_is_no_number_is_named(tmp_path):
     for flag, value in (("--lr", "fast"), ("--lr", "0"), ("--dropout", "-1"), ("--epochs", "2.5"), ("--lr", "nan")):
         finished = call("pretrain.py", "--modality", "eeg", "--fold", 3, flag, value, cwd=tmp_path)
         assert finished.returncode == 2
-        assert f"argument {flag}: " in finished.stderr.splitlines()[-1] and value in finished.stderr.splitlines()[-1]
+        (said,) = finished.stderr.splitlines()
+        assert said.startswith(f"pretrain.py: argument {flag}: ") and value in said
 
 
 def test_a_warm_up_longer_than_the_training_is_said(work):

@@ -288,6 +288,7 @@ def test_baseline_limit_length_and_ecg_side(amigos_raw, tmp_path):
 
     short = prepare(*flags, tmp_path / "b", "--seconds-per-segment", 2.5, "--ecg-side", "right", "--normalise", "none")
     assert short.signals["ecg"].shape == (14 + 8 + 14 + 8 + 4, 1, 320) and short.manifest["points"] == 320
+    assert prepare(*flags, tmp_path / "c", "--seconds-per-segment", 2.3, "--rate", 200).manifest["points"] == 460
     right = by_hand(amigos_signal(1, 4480)[:, 14], 128)
     np.testing.assert_allclose(short.signals["ecg"][:14].reshape(-1), right[: 14 * 320], rtol=1e-5, atol=1e-5)
 

@@ -93,8 +93,8 @@ def test_moments_equal_numpy():
         moments.add(part)
     for part in parts[2:]:
         half.add(part)
-    moments.merge(half)
-    moments.merge(preprocessing.Moments(3))
+    moments.merge(half.points, half.mean.tolist(), half.squares.tolist())
+    moments.merge(0, np.zeros(3), np.zeros(3))
     whole = np.concatenate(parts, axis=1)
     assert moments.points == whole.shape[1]
     np.testing.assert_allclose(moments.mean, whole.mean(axis=1), rtol=1e-13)

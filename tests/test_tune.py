@@ -334,6 +334,15 @@ def test_a_search_goes_on_with_the_same_flags_alone(killed):
 
 @needs_ray
 @pytest.mark.slow
+def test_a_damaged_search_is_named(killed, tmp_path):
+    work = shutil.copytree(killed, tmp_path / "work")
+    (work / FOUND / "search.json").write_text("[1, 2")
+    finished = call("tune.py", "--trials", 8, *SEARCH, cwd=work)
+    assert finished.returncode == 2 and "search.json: expected the JSON of a search" in finished.stderr
+
+
+@needs_ray
+@pytest.mark.slow
 @pytest.mark.parametrize("stage, name", [("pretrain", "eeg/fold1/pretrain"), ("fuse", "fused/fold1/arousal")])
 def test_the_other_stages(searches, tmp_path, stage, name):
     command = ended(*searches[stage])[-1].split()
