@@ -46,7 +46,7 @@ import paper
 import training
 import variants
 from batches import SignalRows
-from segments import sha256_of_file
+from files import sha256_of_file, write_json
 
 MODALITIES = {"classical": ("eeg", "ecg", "both"), "amigos": ("eeg", "ecg", "gsr", "fused")}
 HYPER_PARAMETERS = {"classical": ("regularisation", "inner_folds"), "amigos": ("n_features", "inner_folds")}
@@ -179,8 +179,7 @@ def write(path: Path, rows: np.ndarray, labels: np.ndarray, logits: np.ndarray, 
     training.write_predictions(path, rows, labels, torch.from_numpy(logits))
     versions = {**checkpoints.versions(), "scipy": scipy.__version__, "scikit-learn": sklearn.__version__}
     record = {**record, "predictions_sha256": sha256_of_file(path), "versions": versions}
-    text = json.dumps(record, indent=1) + "\n"
-    folds.write_atomically(path.with_suffix(".json"), lambda file: file.write(text.encode()))
+    write_json(path.with_suffix(".json"), record)
     return {"path": str(path), **record}
 
 

@@ -14,7 +14,7 @@ import torch
 import paper
 from batches import layout
 from datasets import normalise_name
-from folds import write_atomically
+from files import write_atomically
 from model import SingleModalityModel
 from segments import Segments
 

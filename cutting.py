@@ -20,7 +20,8 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 import preprocessing
-from segments import SEGMENT_DTYPE, sha256_of_file, sync
+from files import sha256_of_file, sync, write_json
+from segments import SEGMENT_DTYPE
 
 
 @dataclass(frozen=True)
@@ -103,9 +104,9 @@ def cut_file(path, job) -> dict:
             entry["resumed"] += 1
         else:
             about = _cut_recording(recording, job, f"{part}-{number}") | {"sha256": entry["sha256"]}
-            _write(job.parts / f"{part}-{number}.json", about)
+            write_json(job.parts / f"{part}-{number}.json", about)
         entry["recordings"].append(about)
-    _write(job.parts / f"{part}.json", entry)
+    write_json(job.parts / f"{part}.json", entry)
     return entry
 
 
@@ -156,7 +157,7 @@ def open_parts(folder, identity):
     if _read(parts / "identity.json") != json.loads(json.dumps(identity)):
         shutil.rmtree(parts, ignore_errors=True)
     parts.mkdir(exist_ok=True)
-    _write(parts / "identity.json", identity)
+    write_json(parts / "identity.json", identity)
     return parts
 
 
@@ -165,11 +166,3 @@ def _read(path):
         return json.loads(path.read_text())
     except (FileNotFoundError, ValueError):
         return None
-
-
-def _write(path, value):
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "w") as file:
-        json.dump(value, file)
-        sync(file)
-    temporary.rename(path)

@@ -27,7 +27,8 @@ import tables
 import training
 import variants
 from evaluated import MODELS, PRIORS, RULES, VARIANT, Evaluated, name_of
-from segments import open_segments, sha256_of_file
+from files import sha256_of_file
+from segments import open_segments
 
 LEFT_OUT = re.compile(r"-out\d+of\d+$")  # of the models that cross-fitted fusion is made from
 
@@ -296,7 +297,7 @@ def open_runs(args: argparse.Namespace) -> list[folds.Run]:
     runs = [open_finished(path, args.data) for path in args.run]
     for run in runs[1:]:
         if run.settings["data_sha256"] != runs[0].settings["data_sha256"]:
-            raise ValueError(f"--run: expected runs of the same data, found others in {runs[0].folder} and {run.folder}")
+            raise ValueError(f"--run: expected runs of one data set, found others in {runs[0].folder} and {run.folder}")
     return runs
 
 

@@ -13,8 +13,8 @@ from scipy import signal as sp
 from tqdm import tqdm
 
 from datasets import amigos
+from files import sha256_of_file
 from preprocessing import bursts
-from segments import sha256_of_file
 
 BANDS = {"delta": (1, 4), "theta": (4, 8), "alpha": (8, 13), "beta": (13, 30), "gamma": (30, 45)}  # Hz; assumed
 WELCH_SECONDS = 2  # assumed

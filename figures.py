@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from folds import write_atomically
+from files import write_atomically
 from segments import Segments
 
 WIDTH = 3.5  # inches

@@ -8,13 +8,13 @@ subject. Units that hold a rated segment are dealt to the folds; the others take
 import argparse
 import hashlib
 import json
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 import paper
+from files import load_array, write_atomically, write_json
 from segments import Segments, open_segments
 
 SPLITS = ("segment", "block", "trial", "video", "subject")
@@ -56,7 +56,7 @@ class Run:
         if not path.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
             write_atomically(self.folder / "folds.npy", lambda file: np.save(file, self.folds))
-            write_atomically(path, lambda file: file.write((json.dumps(self.settings, indent=1) + "\n").encode()))
+            write_json(path, self.settings)
 
     def split(self, fold: int) -> dict[str, np.ndarray]:
         """Rows (int64) of `train`, `validation`, `test` and `pretrain`, each in order.
@@ -386,32 +386,6 @@ def data_sha256(data: Segments) -> str:
     """One hash of the segments, of their pre-processing and of the recordings they were cut from."""
     recordings = sorted(source["sha256"] for source in data.manifest["sources"])
     return hashlib.sha256("".join([data.segments_sha256, data.preprocessing_sha256, *recordings]).encode()).hexdigest()
-
-
-def load_array(path: Path, advice: str) -> np.ndarray:
-    """The array of a small .npy file; ValueError, ending in `advice`, where there is none."""
-    try:
-        with open(path, "rb") as file:
-            return np.lib.format.read_array(file, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"{path}: expected a whole .npy file, found: {reason}; {advice}")
-
-
-def write_atomically(path: Path, write) -> None:
-    """Call `write(file)` on a temporary file, flush it to disk, and rename it to `path`."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        reason = error.strerror or error  # numpy's own has no strerror
-        raise OSError(error.errno, f"could not be written ({reason}); nothing there was changed", str(path))
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def check_leaks(run: Run, rows: dict[str, np.ndarray], extra: list[Segments]) -> None:

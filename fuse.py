@@ -27,8 +27,9 @@ import paper
 import training
 import variants
 from batches import SignalRows
+from files import sha256_of_file
 from model import FusionModel, parameter_count
-from segments import Segments, sha256_of_file
+from segments import Segments
 
 
 def parse() -> argparse.Namespace:
@@ -116,7 +117,9 @@ def base_features(pair: list[tuple], data: Segments, rows: np.ndarray, args: arg
     features = []
     for modality, path, state in pair:
         signals = SignalRows([(data, rows)], modality)
-        base = checkpoints.load_classifier(path, state, signals.channels, signals.points).to(*training.device_and_dtype(args))
+        base = checkpoints.load_classifier(path, state, signals.channels, signals.points).to(
+            *training.device_and_dtype(args)
+        )
         features.append(training.predict(base.features, base, signals, np.arange(len(rows)), args))
     return torch.cat(features, dim=1)
 

@@ -23,8 +23,9 @@ import folds
 import paper
 import training
 from batches import SignalRows
+from files import sha256_of_file, write_atomically
 from model import FusionModel
-from segments import open_segments, sha256_of_file
+from segments import open_segments
 
 MEAN_DTYPE = np.dtype([("segment", "i8"), ("probability", "f4"), ("spread", "f4")])
 
@@ -100,7 +101,9 @@ def read_rows(args, data) -> np.ndarray:
 def features_and_logits(path: Path, state: dict, modality: str, data, rows, args) -> torch.Tensor:
     """(n, F + 1) of a single-modality model."""
     signals = SignalRows([(data, rows)], modality)
-    model = checkpoints.load_classifier(path, state, signals.channels, signals.points).to(*training.device_and_dtype(args))
+    model = checkpoints.load_classifier(path, state, signals.channels, signals.points).to(
+        *training.device_and_dtype(args)
+    )
 
     def forward(batch):
         features = model.features(batch)
@@ -158,7 +161,7 @@ def draw(data, mean: np.ndarray, target: str, folder: Path) -> int:
         axes.axhline(0.5, color="grey", lw=0.5)
         axes.set(ylim=(0, 1), xlabel="s", ylabel=f"probability of high {target}", title=f"{subject}, {trial}")
         name = f"{quote(f'{subject} {trial} {target}', safe=' ')}.png"
-        folds.write_atomically(folder / name, lambda file: figure.savefig(file, format="png", dpi=120))
+        write_atomically(folder / name, lambda file: figure.savefig(file, format="png", dpi=120))
     return len(trials)
 
 
@@ -186,14 +189,14 @@ def main() -> None:
     for path, state, name in zip(args.model, states, names):
         outputs.append(apply(path, state, data, rows, args))
         files.append(args.out / f"{name}.npy")
-        folds.write_atomically(files[-1], lambda file: np.save(file, outputs[-1]))
+        write_atomically(files[-1], lambda file: np.save(file, outputs[-1]))
     probability = np.stack([output["probability"] for output in outputs])
     mean = np.empty(len(rows), MEAN_DTYPE)
     mean["segment"], mean["probability"] = rows, probability.mean(axis=0, dtype=np.float64)
     mean["spread"] = probability.std(axis=0, ddof=1, dtype=np.float64) if len(outputs) > 1 else np.nan
     if len(outputs) > 1:
         files.append(args.out / f"mean-{targets[0]}.npy")
-        folds.write_atomically(files[-1], lambda file: np.save(file, mean))
+        write_atomically(files[-1], lambda file: np.save(file, mean))
     pictures = draw(data, mean, targets[0], args.out / "pictures") if args.pictures else 0
     if args.json:
         print(json.dumps({"files": [str(file) for file in files], "segments": len(rows), "pictures": pictures}))

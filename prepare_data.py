@@ -40,7 +40,8 @@ from datasets import (
     simulated,
     way_eeg_gal,
 )
-from segments import SEGMENT_DTYPE, SegmentWriter, read_manifest, sha256_of_file, sync
+from files import sha256_of_file, sync, write_json
+from segments import SEGMENT_DTYPE, SegmentWriter, read_manifest
 
 READERS = {
     "amigos": amigos,
@@ -375,9 +376,7 @@ def run(flags) -> int:
             recordings = collect(entries, flags, manifest)
             write_segments(recordings, channels, flags, temporary, parts, manifest)
             shutil.rmtree(parts)
-            with open(temporary / "manifest.json", "w", encoding="utf-8") as file:
-                json.dump(manifest, file, indent=1)
-                sync(file)
+            write_json(temporary / "manifest.json", manifest)
     survey.report(folder, read_manifest(folder), done, flags.json)
     return 0
 

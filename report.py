@@ -18,6 +18,7 @@ import folds
 import paper
 import training
 from batches import SignalRows
+from files import write_atomically
 
 MODELS = (  # panel: models that see the same signals; role, model, variant
     ("EEG", "pre-trained", "eeg", ""),
@@ -243,7 +244,7 @@ def write_report(runs: list[folds.Run], tables: list[dict], out: Path, rows: tup
             bar.update()
     bar.close()
     page, path = render(runs, names, tables, sections).encode(), out / "report.html"
-    folds.write_atomically(path, lambda file: file.write(page))
+    write_atomically(path, lambda file: file.write(page))
     return path
 
 

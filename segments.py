@@ -3,14 +3,13 @@
 Row i of each array is the same stretch of the same trial. numpy and the standard library are all this needs.
 """
 
-import hashlib
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from files import sha256_of_file, sha256_of_json, sync
 from paper import MODALITIES
 
 SEGMENT_DTYPE = np.dtype(
@@ -79,23 +78,6 @@ class SegmentWriter:
         # Numpy leaves room in the header for the first axis to grow.
         header = {"descr": "<f4", "fortran_order": False, "shape": self.shape}
         np.lib.format.write_array_header_1_0(self.file, header)
-
-
-def sync(file):
-    """Everything written to `file` so far is on the disk when this returns."""
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def sha256_of_file(path) -> str:
-    """In hexadecimal, read in pieces."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sha256_of_json(value) -> str:
-    """The same for equal values, whatever the order of their keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def open_segments(folder, modality: str | None = None) -> Segments:

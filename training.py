@@ -24,7 +24,8 @@ import checkpoints
 import paper
 import ranks
 from batches import SignalRows
-from folds import data_sha256, load_array, write_atomically
+from files import load_array, write_atomically, write_json
+from folds import data_sha256
 
 PREDICTION_DTYPE = np.dtype([("segment", "i8"), ("label", "i1"), ("probability", "f4")])
 AGAIN = "remove it and call the script that wrote it again"
@@ -465,9 +466,9 @@ def predict_elsewhere(path: Path, sets: list, logits, args: argparse.Namespace) 
             "data_sha256": data_sha256(data),
             "threshold": args.threshold,
         }
-        note, text = predictions.with_suffix(".json"), (json.dumps(about, indent=1) + "\n").encode()
-        if predictions.exists() and note.exists() and note.read_bytes() == text:
+        note = predictions.with_suffix(".json")
+        if predictions.exists() and note.exists() and note.read_text() == json.dumps(about, indent=1) + "\n":
             print(f"{predictions}: already done, nothing to do")
             continue
         write_predictions(predictions, rows, labels, logits(data, rows))
-        write_atomically(note, lambda file: file.write(text))
+        write_json(note, about)

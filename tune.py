@@ -39,7 +39,8 @@ import paper
 import stages
 import training
 import variants
-from segments import open_segments, sha256_of_file
+from files import sha256_of_file, write_atomically, write_json
+from segments import open_segments
 
 # stage -> flag -> how it is drawn, in Tune's words (assumed: the paper does not say what it searched, or how).
 SPACE = {
@@ -261,7 +262,7 @@ def write_table(folder: Path, rows: list[dict]) -> None:
     table = csv.DictWriter(text, ["trial", *rows[0]], lineterminator="\n")
     table.writeheader()
     table.writerows({"trial": number, **row} for number, row in enumerate(rows))
-    folds.write_atomically(folder / "trials.csv", lambda file: file.write(text.getvalue().encode()))
+    write_atomically(folder / "trials.csv", lambda file: file.write(text.getvalue().encode()))
 
 
 def search(args, given: list[str], flags: dict, space: dict, folder: Path, known_by: dict) -> list[dict]:
@@ -277,7 +278,7 @@ def search(args, given: list[str], flags: dict, space: dict, folder: Path, known
     if args.fresh and path.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    folds.write_atomically(path, lambda file: file.write((json.dumps(known_by, indent=1) + "\n").encode()))
+    write_json(path, known_by)
     rows = []
 
     class Table(tune.Callback):
@@ -377,7 +378,7 @@ def main() -> None:
         "validation_loss_of_first": rows[0]["validation_loss"],
     }
     path = folder / "best.json"
-    folds.write_atomically(path, lambda file: file.write((json.dumps(found, indent=1) + "\n").encode()))
+    write_json(path, found)
     print(f"{path}: those of trial {rows.index(best)}, validation loss {best['validation_loss']:.4f}")
     print(f"python {args.stage}.py {shlex.join(given)} --hyperparameters {shlex.quote(str(path))}")
 
