@@ -22,8 +22,8 @@ import ranks
 import training
 import variants
 from batches import SignalRows
+from files import sha256_of_file
 from model import SingleModalityModel, parameter_count
-from segments import sha256_of_file
 
 
 def parse() -> tuple[argparse.Namespace, dict | None]:
@@ -95,7 +95,9 @@ def main() -> None:
     def logits(data, rows):
         signals = SignalRows([(data, rows)], args.modality)
         state = checkpoints.load(path, "")
-        model = checkpoints.load_classifier(path, state, signals.channels, signals.points).to(*training.device_and_dtype(args))
+        model = checkpoints.load_classifier(path, state, signals.channels, signals.points).to(
+            *training.device_and_dtype(args)
+        )
         return training.predict(model.classify, model, signals, np.arange(len(rows)), args)
 
     if ranks.rank() == 0:
@@ -107,7 +109,8 @@ def train_model(run, rows, labels, pretrained: dict | None, path: Path, identity
     seen = np.concatenate([rows["train"], rows["validation"]])
     signals = SignalRows([(run.data, seen)], args.modality)
     train, validation = np.split(np.arange(len(signals)), [len(rows["train"])])
-    truth = torch.from_numpy(labels[signals.row]).to(*training.device_and_dtype(args))
+    device, dtype = training.device_and_dtype(args)
+    truth = torch.from_numpy(labels[signals.row]).to(dtype)
 
     training.seed_step(args.seed, 0)
     model = SingleModalityModel(
@@ -119,7 +122,7 @@ def train_model(run, rows, labels, pretrained: dict | None, path: Path, identity
     )
     if pretrained:
         checkpoints.load_weights(model, folder(args) / "pretrain.pt", pretrained["model"], without="classifier.")
-    model.to(*training.device_and_dtype(args))
+    model.to(device, dtype)
     trained = model.classifier if args.freeze else model
     print(f"{parameter_count(trained):,} parameters, on {args.device} in {args.precision}")
     if args.freeze:
@@ -127,12 +130,12 @@ def train_model(run, rows, labels, pretrained: dict | None, path: Path, identity
         cls = training.predict(model.encode_cls, model, signals, np.arange(len(signals)), args)
 
     def loss(places, generator, mine):
+        wanted = truth[places[mine]].to(device, non_blocking=True)
         if args.freeze:
             logits = model.classifier(cls[places[mine]]).squeeze(-1)
         else:
             seeds = training.layer_seeds(generator, len(places), mine, args)
-            logits = model.classify(signals.batch(places[mine], *training.device_and_dtype(args)), seeds)
-        wanted = truth[places[mine]]
+            logits = model.classify(signals.batch(places[mine], device, dtype), seeds)
         mean = F.binary_cross_entropy_with_logits(logits.to(wanted.dtype), wanted)
         return mean * (len(wanted) / len(places))
 

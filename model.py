@@ -173,9 +173,8 @@ class SingleModalityModel(nn.Module):
     def tokens(self, signals: Tensor) -> Tensor:
         """(B, C, L) -> (B, N, D): CLS and the encoded points, with their positions; what the first layer takes."""
         points = self.encoder(signals)
-        cls = self.cls.to(points.dtype).expand(len(points), 1, -1)
-        x = torch.cat([cls, points], dim=1)
-        return x + self.positions.to(x.dtype)
+        # In float32 also where autocast on a GPU has left the points in bfloat16, as the first layer adds to them.
+        return torch.cat([self.cls.expand(len(points), 1, -1), points], dim=1) + self.positions
 
     def encode(
         self, signals: Tensor, mask: Tensor | None = None, seed: Tensor | None = None, rows: Rows | None = None
@@ -204,13 +203,15 @@ class SingleModalityModel(nn.Module):
     ) -> Tensor:
         """`masked_mse` of `reconstruct`, computed from the masked points and few others.
 
-        mask (B, L) bool may stay on the CPU, where counting its points keeps no GPU waiting. count: the number of masked
-        points of the whole batch, where these samples are a share of it.
+        mask (B, L) bool may stay on the CPU, where counting its points keeps no GPU waiting. count: the number of the
+        whole batch's masked points, where these samples are a share of it.
         """
         rows = masked_tokens(mask)
         points = rows.tokens - rows.tokens // (mask.shape[1] + 1) - 1  # among the batch's B L
         masked = mask.flatten()[points].nonzero().squeeze(1)  # among the T
-        *rows, points, masked, mask = (x.to(signals.device) for x in (*rows, points, masked, mask))
+        *rows, points, masked, mask = (
+            x.to(signals.device, non_blocking=True) for x in (*rows, points, masked, mask)
+        )
         predicted = self.predictor(self.encode(signals, mask, seed, Rows(*rows)))  # (T, C)
         error = (predicted.to(signals.dtype) - take(signals.transpose(1, 2), points)).square().mean(dim=1)
         count = torch.as_tensor(len(masked) if count is None else count)

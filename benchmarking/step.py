@@ -16,7 +16,8 @@ import paper
 import training
 from model import SingleModalityModel, masked_mse, sample_mask, take
 
-SAMPLE_GFLOP = 30.4  # forward and backward of one segment of the paper's EEG network, every token of it computed
+# Forward and backward of one segment of the paper's EEG network, every token computed, Q K^T twice.
+SAMPLE_GFLOP = 30.4
 PEAK_TFLOPS = {
     "H100": {"bf16": 989.0, "fp32": 67.0},
     "A100": {"bf16": 312.0, "fp32": 19.5},
@@ -107,7 +108,7 @@ def gradient_errors(task, flags):
 
 
 def work(side, task, flags, pipe):
-    """The life of one side's process: for each request some steps and their seconds, those by the clock and those of
+    """The life of one side's process: for each request some steps and the seconds of one, those by the clock and those of
     the CPUs: on a machine that others use too, with one thread, the latter are the fair ones."""
     torch.set_num_threads(flags.threads)
     if side == "ours" or flags.allocator == "same":
@@ -119,25 +120,29 @@ def work(side, task, flags, pipe):
         model.encode = torch.compile(model.encode)
 
     def step():
-        if flags.device == "cuda":
-            torch.cuda.synchronize()
-        start, start_cpu = time.perf_counter(), time.process_time()
         with torch.autocast(flags.device, torch.bfloat16, enabled=flags.precision == "bf16"):
             value = loss()
         value.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        if flags.device == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - start, time.process_time() - start_cpu
 
+    def turn():
+        """Seconds a step. On a GPU steps overlap, as in training: what the CPU does for one hides behind the last."""
+        wait()
+        start, start_cpu = time.perf_counter(), time.process_time()
+        for _ in range(flags.steps):
+            step()
+        wait()
+        return (time.perf_counter() - start) / flags.steps, (time.process_time() - start_cpu) / flags.steps
+
+    wait = torch.cuda.synchronize if flags.device == "cuda" else lambda: None
     step()
     step()
     pipe.send("ready")
     if flags.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     while pipe.recv():
-        pipe.send([step() for _ in range(flags.steps)])
+        pipe.send(turn())
     if flags.device == "cuda":
         pipe.send(torch.cuda.max_memory_allocated())
     else:
@@ -186,7 +191,7 @@ def measure(task, flags):
     for _ in tqdm(range(flags.repeats), unit="round", desc=task, disable=None):
         for side, (_, pipe) in workers.items():
             pipe.send(True)
-            seconds[side].append([statistics.median(times) for times in zip(*answer(side, pipe))])
+            seconds[side].append(answer(side, pipe))
     rows = {}
     for side, (process, pipe) in workers.items():
         pipe.send(False)

@@ -35,7 +35,7 @@ TILES = {
     },
     "float32": {
         "forward": dict(BM=32, BN=32, num_warps=8, num_stages=1),
-        "dk_dv": dict(BM=32, BN=32, num_warps=8, num_stages=1),
+        "dk_dv": dict(BM=32, BN=32, num_warps=8, num_stages=1, maxnreg=255),
         "dq": dict(BM=32, BN=32, num_warps=8, num_stages=1),
     },
 }
@@ -120,8 +120,10 @@ def backward(d_out, q, k, v, out, lse, row_hash, column_hash, keep, threshold, d
     ds_keys, ds_queries = _up(n_keys - 1, max(bn, dq_bn)), _up(n_queries - 1, max(bm, dq_bm))
     count = max(1, SCRATCH_BYTES // (heads * ds_keys * ds_queries * q.element_size()))
     samples = math.ceil(batch / math.ceil(batch / count))
-    uneven = ds_keys != n_keys - 1 or ds_queries != n_queries - 1
-    ds = (torch.zeros if uneven else torch.empty)(samples * heads * ds_keys, ds_queries, dtype=q.dtype, device=q.device)
+    # Keys that no tile of dK and dV holds; the same of queries ends in rows of dQ that are not stored.
+    unwritten = ds_keys > _up(n_keys - 1, bn)
+    ds = (torch.zeros if unwritten else torch.empty)(
+        samples * heads * ds_keys, ds_queries, dtype=q.dtype, device=q.device)
     common = dict(D=d, TMA=tma, PRECISION=_precision())
     with torch.cuda.device_of(q):
         kernels._delta_kernel[(parts, batch * heads)](

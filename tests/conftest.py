@@ -2,6 +2,8 @@ import os
 import shutil
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small networks gain nothing from more, and lose much on a busy machine
+if "TEST_GPU" not in os.environ:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the same numbers twice are promised on a CPU alone
 
 import pytest  # noqa: E402
 from prepared import FINETUNE, FUSE, PRETRAIN, done, write_set  # noqa: E402

@@ -110,6 +110,16 @@ def test_cls_comes_first_and_positions_are_sinusoidal():
     assert torch.equal(received[0][:, 0], (model.cls + model.positions[0]).expand(2, 8))
 
 
+def test_what_the_layers_add_to_stays_in_float32_where_the_convolutions_of_a_gpu_end_in_bfloat16(monkeypatch):
+    model = SingleModalityModel(3, [5], [8], 1, 2, 16, 0.0, classifier_hidden=[4], points=50).eval()
+    signals, points = torch.randn(2, 3, 50), torch.randn(2, 50, 8, dtype=torch.bfloat16)
+    monkeypatch.setattr(model.encoder, "forward", lambda signals: points)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model.tokens(signals)
+    expected = torch.cat([model.cls.expand(2, 1, 8), points.float()], dim=1) + model.positions
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
 def test_heads_read_the_tokens_the_paper_names():
     torch.manual_seed(0)
     model = SingleModalityModel(3, [3], [8], 1, 2, 8, 0.0, [5], [6, 4], 0.5, points=40).eval()
