@@ -179,23 +179,37 @@ def check_checkpoint(path: Path, run: folds.Run, fold: int, variant: re.Match) -
     for parent, sha256 in zip(parents, known):
         if parent.exists() and sha256_once(parent) != sha256:
             raise ValueError(f"{path}: {parent} was trained again since; call {script} again with --fresh")
+    flags = {name: value for name, value in flags.items() if name not in checkpoints.FREE_FLAGS}
+    if model in paper.MODALITIES and parents and parents[0].exists():
+        state = checkpoints.load(parents[0], "")
+        flags |= {f"pretrain.py's {name}": value for name, value in state["flags"].items() if name in paper.PRETRAIN}
+        flags["pretrain.py's extra"] = state["identity"]["extra_sha256"]
     return flags
+
+
+def recorded_flags(path: Path) -> dict:
+    """What baseline.py was called with, as the JSON beside its predictions says; {} where there is none."""
+    try:
+        return dict(json.loads(path.read_text())["identity"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def differing_flags(of_fold: dict[int, dict]) -> str:
     """The flags that the models of a row's folds (fold -> flags) do not share: "--lr (0.001, 0.0003)"."""
-    fixed = {fold: flags for fold, flags in of_fold.items() if flags}
-    names = {name for flags in fixed.values() for name in flags} - {"fold", *checkpoints.FREE_FLAGS}
+    known = [flags for flags in of_fold.values() if flags]
     found = []
-    for name in sorted(names):
-        values = dict.fromkeys(str(flags.get(name)) for flags in fixed.values())
+    for name in sorted({name for flags in known for name in flags} - {"fold"}):
+        values = dict.fromkeys(str(flags.get(name)) for flags in known)
         if len(values) > 1:
-            found.append(f"--{name.replace('_', '-')} ({', '.join(values)})")
+            script, _, flag = name.rpartition(" ")
+            shown = "" if flag == "extra" else f" ({', '.join(values)})"
+            found.append(f"{script} --{flag.replace('_', '-')}{shown}".strip())
     return ", ".join(found)
 
 
-def read_elsewhere(path: Path, fold: int, target: str) -> np.ndarray:
-    """Predictions on another labelled set, which the JSON file beside them names."""
+def read_elsewhere(path: Path, fold: int, target: str) -> tuple[np.ndarray, str]:
+    """Predictions on another labelled set, which the JSON file beside them names, and its hash."""
     about = path.with_suffix(".json")
     try:
         known = json.loads(about.read_text())
@@ -211,12 +225,12 @@ def read_elsewhere(path: Path, fold: int, target: str) -> np.ndarray:
     labels = folds.labels(data.table, target, threshold)
     test = np.flatnonzero(labels >= 0)
     found = read_predictions(path, test, labels, f"rated segments of {known['data']}", threshold)
-    return pack(numbers(data.table), fold, *(found[name] for name in ("segment", "label", "probability")))
+    return pack(numbers(data.table), fold, *(found[name] for name in ("segment", "label", "probability"))), sha256
 
 
 def read_rows(run: folds.Run, parts: dict) -> tuple[dict, list[str]]:
     """name -> target -> predictions of every model that wrote some, and what was not read."""
-    table, rows, notes, flags = numbers(run.data.table), {}, [], {}
+    table, rows, notes, flags, elsewhere = numbers(run.data.table), {}, [], {}, {}
     paths = [path for model in MODELS for path in sorted((run.folder / model).glob("fold*/*.npy"))]
     for path in tqdm(paths, desc=f"reading {run.folder}", unit="file", disable=None, leave=False):
         if LEFT_OUT.search(path.stem.split("@")[0]):
@@ -232,13 +246,20 @@ def read_rows(run: folds.Run, parts: dict) -> tuple[dict, list[str]]:
                 f"{path}: expected a fold of {run.folder} with {target} ratings, found {fold}; {training.AGAIN}"
             )
         known = check_checkpoint(path.with_name(f"{path.stem.split('@')[0]}.pt"), run, fold, match)
+        known = known or recorded_flags(path.with_suffix(".json"))
         flags.setdefault((model + match["suffix"], target), {})[fold] = known
         if match["other"]:
             try:
-                found = read_elsewhere(path, fold, target)
+                found, sha256 = read_elsewhere(path, fold, target)
             except FileNotFoundError as error:  # the other set was moved
                 notes.append(f"{path}: not read, for {error.filename or error}: {error.strerror or 'missing'}")
                 continue
+            first = elsewhere.setdefault(match["other"], (path, sha256))
+            if first[1] != sha256:
+                raise ValueError(
+                    f"{path}: expected predictions on the set of {first[0]}, found some on another set of that name; "
+                    "remove those of one, and prepare it with another --name"
+                )
         else:
             labels, _, test = parts[fold, target]
             what = f"test segments of fold {fold}"

@@ -119,7 +119,8 @@ class Run:
             what = f"only {('low', 'high')[found[0]]} {target} labels" if len(found) else f"no {target} rating"
             problem = f"{self.data.folder}/segments.npy: {what} in the {name} part of fold {fold}"
             if name == "train" or len(found) == 0:
-                raise ValueError(f"{problem}; use another --split, --threshold or --fold-seed")
+                fewer = " --label-fraction," * (label_fraction < 1) + " --leave-out," * bool(leave_out)
+                raise ValueError(f"{problem}; use another{fewer} --split, --threshold or --fold-seed")
             print(f"note: {problem}")
         counts = ", ".join(f"{len(part)} {name}" for name, part in parts.items())
         print(f"fold {fold}, {target}: {counts} segments")
@@ -369,7 +370,8 @@ def open_run(args) -> Run:
             if name != "data" and known[name] != found:
                 clash = f"{HASHED[name]} than {args.data} gives" if name in HASHED else f"{known[name]}, found {found}"
                 flag = "" if name in HASHED else f"--{name.replace('_', '-')} "
-                raise ValueError(f"{path}: this run was started with {flag}{clash}; use another --run")
+                other = f", or --data {known['data']}" if name.startswith("data") else ""
+                raise ValueError(f"{path}: this run was started with {flag}{clash}; use another --run{other}")
         stored = load_array(folds_path, "use another --run")
         if stored.dtype != folds.dtype or not np.array_equal(stored, folds):
             raise ValueError(
@@ -392,7 +394,7 @@ def check_leaks(run: Run, rows: dict[str, np.ndarray], extra: list[Segments]) ->
     """Stop with ValueError if pre-training would see a unit of the fold's test or validation part.
 
     Looks at the units among the run's own rows, and at source files (by SHA-256) and trials (of a set of the same
-    name) among the extra sets.
+    name) among the extra sets, of which no two may share a file.
     """
     table, manifest = run.data.table, run.data.manifest
     held_out = np.concatenate([rows["validation"], rows["test"]])
@@ -406,8 +408,14 @@ def check_leaks(run: Run, rows: dict[str, np.ndarray], extra: list[Segments]) ->
         for source in manifest["sources"]
         if any(tuple(trial) in held_trials for trial in source["trials"])
     }
+    taken = {}
     for other in extra:
         for source in other.manifest["sources"]:
+            if taken.setdefault(source["sha256"], other) is not other:
+                raise ValueError(
+                    f"{other.folder}: its source {source['file']} is also in {taken[source['sha256']].folder}; leave "
+                    "one of the two out of --extra"
+                )
             if source["sha256"] in held_files:
                 raise ValueError(
                     f"{other.folder}: its source {source['file']} is the file {held_files[source['sha256']]} of "

@@ -58,6 +58,8 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     args = parse()
     run = folds.open_run(args)
+    if missing := set(paper.MODALITIES) - set(run.data.signals):
+        raise ValueError(f"{run.data.folder}: holds no {missing.pop()}, which a fusion of EEG and ECG needs")
     rows, labels = run.labelled(args.fold, args.target, args.shuffle_labels, args.label_fraction)
     name, parts = args.target + variants.suffix(args), args.cross_fit
     identity = {**run.identity, "fold": args.fold, "target": args.target, "threshold": args.threshold}

@@ -11,9 +11,10 @@ fuse.py found them.
 
 import argparse
 import json
+import re
 from pathlib import Path
-from urllib.parse import quote
 
+import matplotlib
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -27,6 +28,7 @@ from files import sha256_of_file, write_atomically
 from model import FusionModel
 from segments import open_segments
 
+UNSAFE = re.compile(r'[%/\\:*?"<>|\x00-\x1f]')  # in the name of a file
 MEAN_DTYPE = np.dtype([("segment", "i8"), ("probability", "f4"), ("spread", "f4")])
 
 
@@ -141,6 +143,7 @@ def apply(path: Path, state: dict, data, rows, args) -> np.ndarray:
     return predictions
 
 
+@matplotlib.rc_context({"text.parse_math": False})  # a $ in the name of a subject is a $
 def draw(data, mean: np.ndarray, target: str, folder: Path) -> int:
     """One picture a recording; returns how many."""
     from matplotlib.figure import Figure
@@ -160,7 +163,7 @@ def draw(data, mean: np.ndarray, target: str, folder: Path) -> int:
         )
         axes.axhline(0.5, color="grey", lw=0.5)
         axes.set(ylim=(0, 1), xlabel="s", ylabel=f"probability of high {target}", title=f"{subject}, {trial}")
-        name = f"{quote(f'{subject} {trial} {target}', safe=' ')}.png"
+        name = UNSAFE.sub(lambda letter: f"%{ord(letter[0]):02X}", f"{subject} {trial} {target}") + ".png"
         write_atomically(folder / name, lambda file: figure.savefig(file, format="png", dpi=120))
     return len(trials)
 

@@ -392,7 +392,8 @@ def main(argv=None) -> int:
             return run(flags)
         print(json.dumps(vars(flags), default=str, indent=1))
     except (ValueError, OSError) as error:
-        print(f"prepare_data.py: {error}", file=sys.stderr)
+        named = isinstance(error, OSError) and error.filename
+        print(f"prepare_data.py: {f'{error.filename}: {error.strerror}' if named else error}", file=sys.stderr)
         return 2
     except BrokenProcessPool:
         print(

@@ -202,7 +202,7 @@ def segment_pictures(run: folds.Run, target: str, rows: tuple[int, ...]):
     for row, name, words in shown:
         said = opinions(run, row, target)
         if not said:
-            yield SECTIONS[0], f"{name}-{target}", None, "", f"{target}: no model has tested segment {row}."
+            yield SECTIONS[0], f"{name}-{target}", None, "", f"{target}: no pre-trained model has tested segment {row}."
             continue
         figure = figures.draw_segment(run.data, row, target, said)
         alt = ". ".join([f"Signals of segment {row}", *(figures.verdict(*each) for each in said.items())])

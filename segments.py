@@ -122,7 +122,7 @@ def read_manifest(folder) -> dict:
     """`manifest.json` of a prepared folder. Raises FileNotFoundError or ValueError like `open_segments`."""
     path = Path(folder) / "manifest.json"
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: missing; prepare the data with prepare_data.py")
+        raise FileNotFoundError(f"{path}: missing; prepare the data with prepare_data.py, or say where they are now")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -152,7 +152,7 @@ def read_manifest(folder) -> dict:
 def _load(path) -> np.ndarray:
     """The array of a .npy file, mapped, not read."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: missing; prepare the data with prepare_data.py")
+        raise FileNotFoundError(f"{path}: missing; prepare the data with prepare_data.py, or say where they are now")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OverflowError) as error:

@@ -8,10 +8,8 @@ import numpy as np
 
 import paper
 import scores
-from evaluated import MODELS, PRIORS, RULES, TESTS, Evaluated, fraction, name_of, transfer
+from evaluated import PRIORS, RULES, TESTS, Evaluated, fraction, name_of, transfer
 
-NETWORK = ("eeg-random", "eeg", "ecg-random", "ecg", "fused-random", "fused")  # the rows of the paper
-MAIN = (*NETWORK, *(model for model in MODELS if model.startswith(("classical", "amigos"))))
 SCORE_NAMES = {
     "accuracy": "accuracy",
     "f1": "macro F1",
@@ -95,6 +93,16 @@ def verdict(comparison: dict) -> str:
 def short(row: str) -> str:
     """A row's name where columns are narrow."""
     return name_of(row).replace(", no pre-training", " random").replace(" % of labels", " %")
+
+
+def main_rows(evaluated: Evaluated) -> list[str]:
+    """The models that are no control: trained on all labels, of true ones, not frozen, and tested on the run's data."""
+    controls = "-frozen", "-shuffled", "-fraction", "@"
+    return [
+        row
+        for row in evaluated.rows
+        if row not in (*PRIORS, *RULES) and not any(control in row for control in controls)
+    ]
 
 
 # ---- tables ----------------------------------------------------------------------------------------------------------
@@ -240,7 +248,7 @@ def baseline_table(evaluated: Evaluated) -> list[dict]:
 
 def beside_tables(evaluated: Evaluated, of_scores, per_trial: bool = False) -> list[dict]:
     """Every model beside what needs no signal and the classical models; one table a score, with all intervals."""
-    names = {row: name_of(row) for row in evaluated.rows if row in (*PRIORS, *MAIN)}
+    names = {row: name_of(row) for row in (*PRIORS, *main_rows(evaluated))}
     level = ", per trial" if per_trial else ""
     fill = filler(evaluated, "interval", "corrected", "bootstrap", per_trial=per_trial)
     note = (
@@ -311,7 +319,7 @@ def control_tables(evaluated: Evaluated) -> list[dict]:
 def null_table(evaluated: Evaluated, rows: list[str]) -> list[dict]:
     """AUROC of the models against labels permuted within each subject; of those trained on shuffled labels, against a
     direction that chance chose in each fold."""
-    lines, shown = [], [row for row in rows if row in MAIN or "-shuffled" in row]
+    lines, shown = [], [*main_rows(evaluated), *(row for row in rows if "-shuffled" in row)]
     fill, args = filler(evaluated, "bootstrap"), (evaluated.args.permutations, evaluated.args.seed)
     fewest = np.inf  # folds of a model of shuffled labels
     for row in shown:
@@ -362,7 +370,10 @@ def scarce_tables(evaluated: Evaluated) -> list[dict]:
             rows = [row for row in (f"{model}-random{suffix}", f"{model}{suffix}") if row in evaluated.rows]
             names |= {row: name_of(row) for row in rows}
             pairs.append((f"{model}{suffix}", f"{model}-random{suffix}"))
-    names |= {row: name_of(row) for row in evaluated.rows if "-fraction" in row and "@" not in row}
+    for row in evaluated.rows:
+        if fraction(row) < 1 and "@" not in row:
+            whole = row.partition("-fraction")[0]
+            names |= {each: name_of(each) for each in (whole, row) if each in evaluated.rows}
     table = rows_table(evaluated, "Scarce labels", names, SHOWN, filler(evaluated, "bootstrap"))
     return [table, *tests_table(evaluated, "Scarce labels: pre-trained - not", pairs, SHOWN)]
 
@@ -382,6 +393,11 @@ def protocol_tables(first: Evaluated, second: Evaluated) -> list[dict]:
     rows = [row for row in first.rows if row in second.rows]
     notes = ["Difference [low, high by drawing subjects, 95 %]. n.s.: not significant, for the interval holds 0."]
     notes[0] += " Of runs with the same folds, those that both have; incomplete: of others, and a fold is missing."
+    labels = [each.run.settings["threshold"] for each in (first, second)]
+    if labels[0] != labels[1]:
+        notes.append(
+            f"The labels differ, too: high is above --threshold {labels[0]} in the 1st, {labels[1]} in the 2nd."
+        )
     notes += [f"{each.run.folder}: {note}" for each in (first, second) for note in notes_of(each, rows)]
     tables = []
     for score in SHOWN:
@@ -412,7 +428,7 @@ def protocol_tables(first: Evaluated, second: Evaluated) -> list[dict]:
 
 def subject_table(evaluated: Evaluated) -> dict:
     """Accuracy of single subjects, over all folds: mean, lowest and highest."""
-    names = {row: name_of(row) for row in evaluated.rows if row in (*PRIORS, *MAIN)}
+    names = {row: name_of(row) for row in (*PRIORS, *main_rows(evaluated))}
 
     def fill(row: str, target: str, score: str) -> str:
         if target not in evaluated.rows[row]:
@@ -432,7 +448,8 @@ def all_tables(runs: list[Evaluated]) -> list[dict]:
         found += protocol_tables(runs[0], other)
     for each in runs:
         beside = beside_tables(each, SHOWN)
-        pairs = [(model, other) for model, own in CLASSICAL.items() for other in (*PRIORS, own)]
+        of_row = {model if model in each.rows else f"{model}-random": own for model, own in CLASSICAL.items()}
+        pairs = [(row, other) for row, own in of_row.items() for other in (*PRIORS, own)]
         found += paper_tables(each) + baseline_table(each) + beside
         found += tests_table(each, "Beside every model: differences", pairs, ("f1",))
         found += control_tables(each) + scarce_tables(each) + elsewhere_table(each)

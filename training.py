@@ -456,7 +456,8 @@ def predict_elsewhere(path: Path, sets: list, logits, args: argparse.Namespace) 
     """Predict the other labelled sets (`folds.open_test_sets`) with the model of `path`, unless that was done.
 
     logits(data, rows) -> as `write_predictions` takes them. Writes <stem>@<data set>.npy, whose rows are those of the
-    other set's segments.npy, and then .json, which says which set that was.
+    other set's segments.npy, and then .json, which says which set that was. Raises ValueError where there are
+    predictions on another set of the same name.
     """
     for data, rows, labels in sets:
         predictions = path.with_name(f"{path.stem}@{data.manifest['dataset']}.npy")
@@ -470,5 +471,10 @@ def predict_elsewhere(path: Path, sets: list, logits, args: argparse.Namespace) 
         if predictions.exists() and note.exists() and note.read_text() == json.dumps(about, indent=1) + "\n":
             print(f"{predictions}: already done, nothing to do")
             continue
+        if note.exists() and about["data_sha256"] not in note.read_text():
+            raise ValueError(
+                f"{note}: expected {data.folder} as it is now, found another set of that name, or this one prepared "
+                f"otherwise; remove {predictions}, and it, or prepare one of the two with another --name"
+            )
         write_predictions(predictions, rows, labels, logits(data, rows))
         write_json(note, about)

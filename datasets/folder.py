@@ -27,7 +27,8 @@ REQUIRED, OPTIONAL = ("file", "subject"), ("trial", "video", "arousal", "valence
 
 def sources(raw) -> list[Path]:
     """recordings.csv, then its files by subject. The list and the headers of WFDB records hold no recording of their
-    own; they are here so that a change in them is noticed. Raises ValueError where a file lies nearer to another list.
+    own; they are here so that a change in them is noticed. Raises ValueError where a file is missing or lies nearer to
+    another list.
     """
     path = Path(raw) / LIST
     if not path.is_file():
@@ -36,9 +37,14 @@ def sources(raw) -> list[Path]:
     subjects = list(dict.fromkeys(row["subject"] for row in rows.values()))
     found = [path]
     for file, row in sorted(rows.items(), key=lambda item: subjects.index(item[1]["subject"])):
+        where = f"{path}: line {row['line']}, {row['file']}"
         if _list_of(file) != path:
-            raise ValueError(f"{path}: line {row['line']}, {row['file']}: {_list_of(file)} is nearer; take it away")
-        found += [file] if row["listed"] == file else [row["listed"], file]
+            raise ValueError(f"{where}: {_list_of(file)} is nearer; take it away")
+        files = [file] if row["listed"] == file else [row["listed"], file]
+        for each in files:
+            if not each.is_file():
+                raise ValueError(f"{where}: expected the file {each}, found none; correct the line")
+        found += files
     return found
 
 
@@ -80,7 +86,9 @@ def _rows(path, _modified) -> dict:
             reader.fieldnames = header
             if not set(REQUIRED) <= set(header) <= set(REQUIRED + OPTIONAL) or len(set(header)) < len(header):
                 expected = f"{', '.join(REQUIRED)} and any of {', '.join(OPTIONAL)}"
-                raise ValueError(f"{path}: expected the columns {expected}, found {', '.join(header)[:200]}")
+                raise ValueError(
+                    f"{path}: expected the columns {expected}, with commas between, found {', '.join(header)[:200]}"
+                )
             rows = {}
             for row in reader:
                 where = f"{path}: line {reader.line_num}"
@@ -90,11 +98,13 @@ def _rows(path, _modified) -> dict:
                 if not row["file"] or not row["subject"]:
                     raise ValueError(f"{where}: expected a file and a subject, found none; correct the line")
                 file = path.parent / row["file"]
-                if Path(row["file"]).is_absolute() or ".." in file.parts:
+                if Path(row["file"]).is_absolute() or ".." in Path(row["file"]).parts:
                     raise ValueError(f"{where}: expected a file below {path.parent}, found {row['file']}")
-                signals = signal_file(file) if file.suffix == ".hea" else file
+                signals = signal_file(file) if file.suffix.lower() == ".hea" else file
                 rows[signals] = {**row, "listed": file, "line": reader.line_num, "twice": signals in rows}
-    except (csv.Error, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected text in UTF-8, found other bytes; save it as CSV in UTF-8") from error
+    except csv.Error as error:
         raise ValueError(f"{path}: expected a table of comma-separated values, found {error}") from error
     if not rows:
         raise ValueError(f"{path}: expected a line for each recording, found none")

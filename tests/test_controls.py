@@ -251,6 +251,9 @@ def test_another_set_is_predicted_after_training_and_later(work):
 
     assert "arousal@other.npy: already done" in done(*EEG, "--test-data", "data/other", cwd=work)
     assert contents(work / FOLD) == after
+    edit_manifest(other_set(work, "namesake"), lambda manifest: manifest.update(dataset="other"))
+    edit_manifest(work / "data" / "namesake", lambda manifest: manifest["sources"][0].update(sha256="0" * 64))
+    refused(work, *EEG, "--test-data", "data/namesake", says=["arousal@other.json: expected data/namesake", "--name"])
     done(*EEG, "--lr", 0.01, "--fresh", "--test-data", "data/third", cwd=work)
     names = {path.name for path in (work / FOLD).iterdir()}
     assert "arousal@third.npy" in names and "arousal@other.npy" not in names  # of the model that is no more

@@ -315,12 +315,52 @@ def test_what_saw_the_test_data(tmp_path, normalise, threshold, saw):
     assert (transfer["z_score_saw_test"], transfer["threshold_saw_test"]) == saw
 
 
+def test_another_threshold_is_another_task(two_protocols, tmp_path):
+    work = shutil.copytree(two_protocols, tmp_path / "work")
+    plant(open_run(work / "runs" / "other", work / "data" / "mini", threshold="5"), "eeg", "arousal")
+    said = "The labels differ, too: high is above --threshold global in the 1st, 5 in the 2nd."
+    assert said in " ".join(evaluate(work, runs=("runs/segment", "runs/other")).split())
+    assert "The labels differ" not in evaluate(work, runs=("runs/segment", "runs/subject"))
+
+
 def test_runs_of_other_data_are_not_compared(two_protocols, tmp_path):
     work = shutil.copytree(two_protocols, tmp_path / "work")
     other = write_set(work / "data" / "other", name="mini", seed=5)
     plant(open_run(work / "runs" / "other", other), "eeg", "arousal")
     done = call("evaluate.py", "--run", "runs/segment", "runs/other", *FEW, cwd=work)
     assert done.returncode == 2 and "runs/other" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_every_row_that_is_read_is_printed(work):
+    run = open_run(work / "runs" / "new", work / "data" / "mini")
+    controls = {"eeg": ("", "-frozen", "-shuffled", "-frozen-shuffled", "-fraction0.5", "-shuffled-fraction0.5")}
+    for model in ("eeg", "ecg", "fused", "fused-crossfit", "classical-eeg", "classical-both"):
+        for random in ("",) if model.startswith("classical") else ("", "-random"):
+            for control in controls.get(model, ("", "-shuffled")):
+                plant(run, model, f"arousal{random}{control}", right=0.6)
+    found = json.loads(evaluate(work, "--json", runs=("runs/new",)))
+    printed = {cells[0] for each in found["tables"] for cells in each["rows"]}
+    assert len(found["runs"][0]["table"]) > 30 and found["runs"][0]["table"].keys() <= printed
+
+
+def test_a_run_without_pretraining_is_compared_with_what_is_simple(work):
+    run = open_run(work / "runs" / "new", work / "data" / "mini")
+    plant(run, "eeg", "arousal-random")
+    plant(run, "classical-eeg", "arousal", right=0.5)
+    text = evaluate(work, runs=("runs/new",))
+    for other in ("Majority class", "Subject prior", "Video prior", "Classical EEG"):
+        assert line(text, "Beside every model: differences", f"EEG random - {other}")
+
+
+def test_folds_of_a_classical_model_fitted_otherwise_are_said(work):
+    run = open_run(work / "runs" / "paper", work / "data" / "mini")
+    plant(run, "classical-eeg", "arousal")
+    for fold, grid in ((0, [1.0]), (1, [1.0]), (2, [0.1, 1.0])):
+        identity = {**run.identity, "fold": fold, "regularisation": grid}
+        path = run.folder / "classical-eeg" / f"fold{fold}" / "arousal.json"
+        path.write_text(json.dumps({"identity": identity}))
+    said = "note: Classical EEG, arousal: the folds were trained with different --regularisation ([1.0], [0.1, 1.0])\n"
+    assert said in evaluate(work)
 
 
 # ---- controls --------------------------------------------------------------------------------------------------------
@@ -342,6 +382,7 @@ def test_variants_stand_in_tables_of_their_own(work):
     assert line(text, "Fusion rules: differences", "Fused - Fused, cross-fitted")[-1] == "not significant"
     assert line(text, "Beside every model: differences", "EEG - Classical EEG")[-1] in ("better", "not significant")
     assert "Classical both" in table(text, "Beside every model: macro F1")
+    assert line(text, "Scarce labels", "EEG") and "Fused, cross-fitted" in table(text, "Beside every model: macro F1")
     assert "shuffled" not in table(text, "Beside every model: macro F1")
 
 
@@ -380,6 +421,19 @@ def test_predictions_on_another_set(work):
     auroc = metrics.roc_auc_score(predictions["label"], predictions["probability"])
     assert found["auroc"]["by_fold"][2] == pytest.approx(auroc, abs=1e-12)
     assert line(evaluate(work), "Other people", "EEG, on other")[1].startswith(f"{found['auroc']['mean']:.3f} [")
+    namesake = run.folder / "eeg" / "fold2" / "arousal@other.json"
+    kept = namesake.read_text()
+    again = write_set(work / "data" / "again", name="other", subjects=5, unrated=1, seed=9)
+    about |= {"data": "data/again", "data_sha256": folds.data_sha256(folds.open_segments(again))}
+    namesake.write_text(json.dumps(about))
+    predictions = np.load(path)
+    predictions["label"] = folds.labels(np.load(again / "segments.npy"), "arousal", "global")[test]
+    np.save(path, predictions)
+    assert (
+        "fold2/arousal@other.npy: expected predictions on the set of runs/paper/eeg/fold0/arousal@other.npy"
+        in refused(work)
+    )
+    namesake.write_text(kept)
     write_set(work / "changed", name="other", subjects=5, unrated=1, seed=8)
     shutil.rmtree(other)
     (work / "changed").rename(other)

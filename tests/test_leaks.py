@@ -181,6 +181,12 @@ def test_folds_trained_with_other_flags_are_said(work):
     done("finetune.py", *flags, *FINETUNE, "--lr", 1e-3, "--fresh", cwd=work)
     said = "note: EEG, arousal: the folds were trained with different --lr (0.0001, 0.001)\n"
     assert said in done(*COMMANDS["evaluate.py"], cwd=work)
+    write_set(work / "data" / "more", name="more", seed=3)
+    pretraining = "pretrain.py", *flags[:4], *PRETRAIN, "--lr", 1e-3, "--extra", "data/more", "--fresh"
+    done(*pretraining, cwd=work)
+    done("finetune.py", *flags, *FINETUNE, "--fresh", cwd=work)
+    said = "trained with different pretrain.py's --extra, pretrain.py's --lr (0.0005, 0.001)\n"
+    assert said in done(*COMMANDS["evaluate.py"], cwd=work)
 
 
 def test_predictions_of_another_fold_or_threshold(work):
@@ -225,6 +231,12 @@ def test_recordings_of_other_people_go_through(work):
     flags = ("--run", "runs/new", "--extra", "data/others")
     assert "on 140 of 140 segments of data/others" in done(*COMMANDS["pretrain.py"], *flags, cwd=work)
     refused(work, "pretrain.py", *flags[:2], says=["eeg/fold1/pretrain.pt", "other sets as --extra"])
+
+
+def test_recordings_that_two_extra_sets_share(work):
+    write_set(work / "data" / "others", name="others")
+    flags = "--run", "runs/new", "--extra", "data/others", "data/others"
+    refused(work, "pretrain.py", *flags, says=["data/others: its source S0.mat is also in data/others", "--extra"])
 
 
 def test_an_extra_set_that_was_filtered_otherwise_is_named(work):

@@ -1,6 +1,7 @@
 """The sets that are not at hand, in files of exactly their layouts, and a user's own recordings."""
 
 import sys
+from pathlib import Path
 
 import edfio
 import numpy as np
@@ -225,6 +226,20 @@ def test_folder_of_edf_and_bdf(tmp_path):
         np.testing.assert_allclose(recording.signals["ecg"], signal[10:], atol=2 * step)
 
 
+def test_a_folder_that_is_named_from_elsewhere(tmp_path, monkeypatch):
+    write_edf(tmp_path / "mine" / "a.edf", edf_signal(0, 1, 160), [*EEG, "ECG"], 160)
+    write_list(tmp_path / "mine", "file,subject", "a.edf,Ann")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert only(folder, Path("../mine"), ECG).subject == "Ann"
+
+
+def test_a_list_in_another_encoding(tmp_path):
+    (tmp_path / "recordings.csv").write_bytes("file,subject\na.edf,Zoé\n".encode("latin-1"))
+    with pytest.raises(ValueError, match="recordings.csv: expected text in UTF-8"):
+        folder.sources(tmp_path)
+
+
 def test_folder_rows_of_one_subject_are_brought_together(tmp_path):
     for i in range(4):
         write_edf(tmp_path / f"{i}.edf", edf_signal(i, 1, 160), [*EEG, "ECG"], 160)
@@ -297,6 +312,8 @@ def test_without_wfdb_one_line_says_what_to_install(tmp_path, monkeypatch):
         ("line 2: expected a file and a subject", ["file,subject", "a.edf,"]),
         ("line 2: expected a file below", ["file,subject", "../a.edf,A"]),
         ("line 2: expected a file below", ["file,subject", "/a.edf,A"]),
+        ("line 2, gone.edf: expected the file", ["file,subject", "gone.edf,A"]),
+        ("line 3, gone.hea: expected the file", ["file,subject", "a.edf,A", "gone.hea,A"]),
         ("line 3, a.edf: the file is there twice", ["file,subject", "a.edf,A", "a.edf,B"]),
         ("line 2, a.txt: expected an .edf, .bdf or .hea file", ["file,subject", "a.txt,A"]),
         ("line 2, a.edf: arousal: expected a number or nothing, found high", ["file,subject,arousal", "a.edf,A,high"]),

@@ -55,6 +55,19 @@ def test_several_models_give_mean_spread_and_pictures(work):
     assert json.loads(out)["pictures"] == len(trials)
 
 
+def test_pictures_of_names_that_are_long_or_hold_signs(work):
+    path = work / "data" / "amigos" / "segments.npy"
+    table = np.load(path)
+    table["subject"][table["subject"] == "S0"] = "Иванов Сергей Ив"
+    table["trial"][table["trial"] == "t0"] = "Запись с закрытыми глазами утром"
+    table["trial"][table["trial"] == "t1"] = r"a$\frac$ b/c"
+    np.save(path, table)
+    done("predict.py", "--model", f"{MODELS['eeg']}.pt", "--data", "data/amigos", cwd=work)
+    names = {path.name for path in (work / "predictions" / "pictures").iterdir()}
+    assert "Иванов Сергей Ив Запись с закрытыми глазами утром arousal.png" in names
+    assert r"S1 a$%5Cfrac$ b%2Fc arousal.png" in names and len(names) == 28
+
+
 def test_what_a_model_was_trained_on_is_said(work):
     flags = "--model", f"{MODELS['eeg']}.pt", "--data", "data/amigos", "--no-pictures"
     assert "is what runs/paper/eeg/fold1/arousal.pt was trained on" in done("predict.py", *flags, cwd=work)
