@@ -91,7 +91,10 @@ def identify(path, job) -> dict:
 
 
 def cut_file(path, job) -> dict:
-    """The entry of one source file, with what is to be known of each of its recordings, whose segments are in parts."""
+    """The entry of one source file, with what is to be known of each of its recordings, whose segments are in parts.
+
+    Raises ValueError and OSError where the file cannot be read, or its recordings cannot be cut.
+    """
     status, name = path.stat(), path.relative_to(job.raw).as_posix()
     part = hashlib.sha256(name.encode()).hexdigest()[:16]
     entry = _read(job.parts / f"{part}.json")

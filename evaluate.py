@@ -109,7 +109,7 @@ def rated_parts(run: folds.Run) -> dict:
 
 
 def pack(table: np.ndarray, fold: int, segment: np.ndarray, label: np.ndarray, probability: np.ndarray) -> np.ndarray:
-    """PREDICTIONS of one fold; `table` is segments.npy with its subjects and trials as numbers."""
+    """PREDICTIONS (m,) of one fold: of segments, labels and probabilities (m,); table: `numbers` of segments.npy."""
     packed = np.empty(len(segment), scores.PREDICTIONS)
     packed["fold"], packed["segment"], packed["label"], packed["probability"] = fold, segment, label, probability
     packed["subject"], packed["trial"] = table["subject"][segment], table["trial"][segment]

@@ -14,12 +14,11 @@ from tqdm import tqdm
 
 from datasets import amigos
 from files import sha256_of_file
-from preprocessing import bursts
+from preprocessing import LONGEST_BEAT, SHORTEST_BEAT, bursts
 
 BANDS = {"delta": (1, 4), "theta": (4, 8), "alpha": (8, 13), "beta": (13, 30), "gamma": (30, 45)}  # Hz; assumed
 WELCH_SECONDS = 2  # assumed
 SMALLEST_POWER = 1e-12  # of a flat channel, whose logarithm must be finite
-SHORTEST_BEAT, LONGEST_BEAT = 0.3, 2.0  # s: 200 and 30 beats/min; intervals beyond are a beat missed or made up
 HEART = ("heart rate", "mean interval", "SD of intervals", "RMSSD", "pNN50", "shortest interval", "longest interval")
 
 

@@ -63,6 +63,7 @@ class Run:
 
         `train`, `validation` and `test` hold units with a rated segment; `pretrain` is `train` and the units
         without a rating. The validation units are one in `validation_parts` of those left after the test fold.
+        Raises ValueError where a part would be empty.
         """
         table = self.data.table
         unit, stratum = units(table, self.settings["split"]), strata(table)

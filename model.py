@@ -108,6 +108,7 @@ class TransformerLayer(nn.Module):
         is that of the attention operator: a function of the seed, the place, the token and the column."""
         if x.device.type != "cpu" or not self.training or self.dropout == 0.0:
             return F.dropout(x.relu() if relu else x, self.dropout, self.training)
+        # Seeds 2^61 apart: another mask than at the other places and in the attention.
         return dropout(x, self.dropout, seed - (place << 61), None if rows is None else rows.numbers, relu)
 
 
@@ -209,9 +210,7 @@ class SingleModalityModel(nn.Module):
         rows = masked_tokens(mask)
         points = rows.tokens - rows.tokens // (mask.shape[1] + 1) - 1  # among the batch's B L
         masked = mask.flatten()[points].nonzero().squeeze(1)  # among the T
-        *rows, points, masked, mask = (
-            x.to(signals.device, non_blocking=True) for x in (*rows, points, masked, mask)
-        )
+        *rows, points, masked, mask = (x.to(signals.device, non_blocking=True) for x in (*rows, points, masked, mask))
         predicted = self.predictor(self.encode(signals, mask, seed, Rows(*rows)))  # (T, C)
         error = (predicted.to(signals.dtype) - take(signals.transpose(1, 2), points)).square().mean(dim=1)
         count = torch.as_tensor(len(masked) if count is None else count)

@@ -101,7 +101,7 @@ def read_rows(args, data) -> np.ndarray:
 
 
 def features_and_logits(path: Path, state: dict, modality: str, data, rows, args) -> torch.Tensor:
-    """(n, F + 1) of a single-modality model."""
+    """(n, F + 1) of a single-modality model, the last column being the logit."""
     signals = SignalRows([(data, rows)], modality)
     model = checkpoints.load_classifier(path, state, signals.channels, signals.points).to(
         *training.device_and_dtype(args)

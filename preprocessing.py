@@ -17,6 +17,7 @@ from scipy import signal as sp
 EXTENSION = 20
 LARGEST_DENOMINATOR = 1000
 BEATS_TO_HZ = 20  # of the band in which heart beats are looked for
+SHORTEST_BEAT, LONGEST_BEAT = 0.3, 2.0  # s: 200 and 30 beats/min; intervals beyond are a beat missed or made up
 FASTEST_RATE = 20_000  # Hz; a file that says more is damaged
 
 
@@ -146,7 +147,7 @@ def bursts(ecg, rate: float) -> tuple:
 def has_beats(ecg, rate: float) -> bool:
     """Whether one ECG channel (n,) shows plausible heart beats: at a human rate, and each shaped like the others.
 
-    Beats are sought as `bursts`. They are plausible with a median interval of 0.3 to 2 s and a mean
+    Beats are sought as `bursts`. They are plausible with a median interval of SHORTEST_BEAT to LONGEST_BEAT and a mean
     correlation of at least 0.85 with their median shape (the idea of Orphanidou et al. 2015; 0.85 lies between the
     0.95 or more of real recordings with beats and the 0.70 of noise, which aligning makes look alike).
     """
@@ -154,9 +155,9 @@ def has_beats(ecg, rate: float) -> bool:
     if len(ecg) < 3 * rate:
         return False
     qrs, power, typical = (each[0] for each in bursts(ecg[None], rate))
-    found, _ = sp.find_peaks(power, height=0.3 * typical, distance=round(0.3 * rate))
+    found, _ = sp.find_peaks(power, height=0.3 * typical, distance=round(SHORTEST_BEAT * rate))
     found = found[(found >= half + slack) & (found < len(qrs) - half - slack)]
-    if len(found) < 3 or not 0.3 <= np.median(np.diff(found)) / rate <= 2:
+    if len(found) < 3 or not SHORTEST_BEAT <= np.median(np.diff(found)) / rate <= LONGEST_BEAT:
         return False
     likeness = []
     for upright in (qrs, -qrs):  # the sharpest deflection, whose sign depends on the lead, tells where the beat is

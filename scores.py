@@ -79,11 +79,11 @@ def per_trial(predictions: np.ndarray) -> np.ndarray:
 
 def per_subject(predictions: np.ndarray) -> dict[int, dict]:
     """SCORES and the number of segments of each subject, over all folds that tested it."""
-    return {
-        int(subject): {"segments": len(own), **scores(own["label"], own["probability"])}
-        for subject in np.unique(predictions["subject"])
-        for own in [predictions[predictions["subject"] == subject]]
-    }
+    found = {}
+    for subject in np.unique(predictions["subject"]).tolist():
+        own = predictions[predictions["subject"] == subject]
+        found[subject] = {"segments": len(own), **scores(own["label"], own["probability"])}
+    return found
 
 
 # ---- models without signals ------------------------------------------------------------------------------------------
@@ -214,7 +214,7 @@ def draws(subjects: int, n: int, seed: int) -> np.ndarray:
 
 
 def percentiles(values: np.ndarray, between: bool = True) -> list[float]:
-    """The two-sided 95 % percentile interval of a distribution; NaN where it has no finite value.
+    """[low, high]: the two-sided 95 % percentile interval of values (N,); NaN where none is finite.
 
     between: ends may lie between two values; else they are values, the outer of the two."""
     values = values[np.isfinite(values)]

@@ -94,7 +94,7 @@ def finish_flags(args: argparse.Namespace) -> None:
 
 
 def use_machine(args: argparse.Namespace) -> None:
-    """The device, precision and threads of `finish_flags`."""
+    """The device, precision and threads of `finish_flags`; ValueError for a device that cannot be used."""
     if args.device == "auto":
         args.device = "cuda" if torch.cuda.is_available() else "cpu"
     if args.precision == "auto":
@@ -231,7 +231,8 @@ def fit(model, loss, train, validation, learning_rate, path: Path, args, identit
     draws at random for all `places` it draws from `generator`, or is seeded by `layer_seeds`;
     train, validation: places (int arrays); learning_rate(step, steps an epoch); path: the checkpoint, with a log of
     one JSON line an epoch beside it (.jsonl); identity: kept in the checkpoint and compared on resuming; origin: kept.
-    Raises ValueError where a checkpoint is of another making, or the loss is not finite.
+    Raises ValueError where a checkpoint is of another making, or the loss is not finite; on SIGTERM and Ctrl-C,
+    SystemExit after saving.
     """
     flags = plain_flags(args)
     device, log = torch.device(args.device), path.with_suffix(".jsonl")

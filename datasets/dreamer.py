@@ -41,7 +41,7 @@ def read(path, channels, ecg_side="left"):
     if not isinstance(subjects, np.ndarray) or subjects.dtype != object:
         raise ValueError(f"{path}: expected DREAMER.Data as a cell, found {describe(subjects)}; download it again")
     for number_, (i, subject) in enumerate(np.ndenumerate(subjects), 1):
-        subjects[i] = None  # lets go of each subject once he is used
+        subjects[i] = None  # lets go of each subject once it is used
         where = f"{path}: Data{{{number_}}}"
         clips = {m: _clips(field(field(subject, m.upper(), where), "stimuli", where), where) for m in channels}
         arousal, valence = (

@@ -76,7 +76,7 @@ def hashes(seed, heads, n_rows, n_columns, rows):
 
 
 def forward(q, k, v, out, lse, row_hash, column_hash, keep, threshold):
-    """Fill out (B, H, Nq, D) and lse (B, H, Nq) float32, base 2."""
+    """Fill out (B, H, Nq, D) and lse (B, H, Nq) float32, base 2; the hashes (B, H, Nq) and (B, H, Nk), or None."""
     tile = _tiles(q)["forward"]
     (batch, heads, n_queries, d), n_keys = q.shape, k.shape[2]
     c = math.log2(math.e) / math.sqrt(d)
