@@ -4,6 +4,7 @@ A folder `parts` holds what is done: of each recording its segments `<file>-<num
 `<file>-<number>.json` with all else; of each finished file `<file>.json`. `<file>` is a hash of the file's name.
 """
 
+import fcntl
 import hashlib
 import json
 import multiprocessing
@@ -13,6 +14,8 @@ import signal
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -152,6 +155,44 @@ def check_names(recording, where, trials):
         longest = SEGMENT_DTYPE[key].itemsize // 4
         if len(recording[key]) > longest:
             raise ValueError(f"{where}: {key} {recording[key]!r} has over {longest} letters")
+
+
+@contextmanager
+def new_folder(folder: Path, fresh: bool):
+    """A folder beside `folder`, and its lock (a file descriptor). It takes the place of `folder` at the end.
+
+    fresh: what an earlier call left is removed first. The folder is gone if anything goes wrong, and left for the next
+    call where this one or a worker is killed or interrupted. Raises ValueError where another process writes it.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.partial")
+    temporary.mkdir(exist_ok=True)
+    lock = os.open(temporary, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"{temporary}: another run is writing it; wait for its end") from error
+        try:
+            for leftover in temporary.iterdir():
+                if leftover.is_file():
+                    leftover.unlink()
+                elif fresh:
+                    shutil.rmtree(leftover)
+            yield temporary, lock
+            replaced = folder.with_name(f".{folder.name}.replaced")
+            shutil.rmtree(replaced, ignore_errors=True)
+            if folder.exists():
+                folder.rename(replaced)  # and not removed before the new one is in its place
+            temporary.rename(folder)
+            shutil.rmtree(replaced, ignore_errors=True)
+        except BrokenProcessPool:
+            raise
+        except Exception:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+    finally:
+        os.close(lock)
 
 
 def open_parts(folder, identity):

@@ -7,7 +7,6 @@ A run that was killed goes on where it stopped when the same command is called a
 """
 
 import argparse
-import fcntl
 import json
 import os
 import platform
@@ -15,7 +14,6 @@ import re
 import shutil
 import sys
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 
@@ -26,7 +24,7 @@ from tqdm import tqdm
 import paper
 import preprocessing
 import survey
-from cutting import Job, check_names, cut_file, map_files, open_parts
+from cutting import Job, check_names, cut_file, map_files, new_folder, open_parts
 from datasets import (
     amigos,
     ascertain,
@@ -194,43 +192,6 @@ def already_done(folder, flags, channels, paths) -> bool:
         if not same and sha256_of_file(present[name]) != known[name]["sha256"]:
             raise ValueError(f"{folder}: {name} in {flags.raw} has changed since it was prepared; {advice}")
     return True
-
-
-@contextmanager
-def new_folder(folder, fresh):
-    """A folder beside `folder`, and its lock. It takes the place of `folder` at the end.
-
-    It is gone if anything goes wrong, and left for the next call where this one or a worker is killed or interrupted.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.partial")
-    temporary.mkdir(exist_ok=True)
-    lock = os.open(temporary, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(f"{temporary}: another run is writing it; wait for its end") from error
-        try:
-            for leftover in temporary.iterdir():
-                if leftover.is_file():
-                    leftover.unlink()
-                elif fresh:
-                    shutil.rmtree(leftover)
-            yield temporary, lock
-            replaced = folder.with_name(f".{folder.name}.replaced")
-            shutil.rmtree(replaced, ignore_errors=True)
-            if folder.exists():
-                folder.rename(replaced)  # and not removed before the new one is in its place
-            temporary.rename(folder)
-            shutil.rmtree(replaced, ignore_errors=True)
-        except BrokenProcessPool:
-            raise
-        except Exception:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-    finally:
-        os.close(lock)
 
 
 def parse_flags(argv) -> argparse.Namespace:
