@@ -224,6 +224,23 @@ def is_done(path: Path, predictions: Path | None, identity: dict, args) -> bool:
     return True
 
 
+def resume(path: Path, model, optimizer, identity: dict, flags: dict) -> tuple[int, int, float, float, float]:
+    """Load a checkpoint into `model` and `optimizer`; epoch, step, sum of its losses, its seconds and learning rate.
+
+    Raises ValueError where the checkpoint is of another making, or its flags are others.
+    """
+    state = checkpoints.load(path, "")
+    checkpoints.check_identity(path, state["identity"], identity)
+    checkpoints.check_flags(path, state["flags"], flags)
+    checkpoints.load_weights(model, path, state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    epoch, step, schedule = state["epoch"], state["random"]["step"], state["schedule"]
+    if state["flags"]["threads"] != flags["threads"]:
+        print(f"{path}: was trained with --threads {state['flags']['threads']}; results may differ in the last bits")
+    print(f"{path}: resuming at epoch {epoch + 1}, step {step}", flush=True)
+    return epoch, step, schedule["loss_sum"], schedule["seconds"], schedule["lr"]
+
+
 def fit(model, loss, train, validation, learning_rate, path: Path, args, identity: dict, origin: dict) -> None:
     """Train `model` for args.epochs, or go on where an earlier call stopped.
 
@@ -244,18 +261,7 @@ def fit(model, loss, train, validation, learning_rate, path: Path, args, identit
     first, resumed = ranks.rank() == 0, path.exists() and not args.fresh
 
     if resumed:
-        state = checkpoints.load(path, "")
-        checkpoints.check_identity(path, state["identity"], identity)
-        checkpoints.check_flags(path, state["flags"], flags)
-        checkpoints.load_weights(model, path, state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        epoch, step = state["epoch"], state["random"]["step"]
-        total, seconds, lr = (state["schedule"][key] for key in ("loss_sum", "seconds", "lr"))
-        if state["flags"]["threads"] != args.threads:
-            print(
-                f"{path}: was trained with --threads {state['flags']['threads']}; results may differ in the last bits"
-            )
-        print(f"{path}: resuming at epoch {epoch + 1}, step {step}", flush=True)
+        epoch, step, total, seconds, lr = resume(path, model, optimizer, identity, flags)
     # All have read the checkpoint, too, before the first writes a new one.
     if not ranks.all_have(json.dumps([epoch, step, identity, {**flags, **dict.fromkeys(checkpoints.FREE_FLAGS)}])):
         raise ValueError(
