@@ -82,6 +82,9 @@ class Evaluated:
         predictions, args = self.rows[row][target], self.args
         settings = self.run.settings["n_folds"], self.ratio(row, target), args.bootstrap, args.seed
         summary = scores.summarise(predictions, *settings)
+        if "@" in row:  # all folds are tested on one set, so that their spread says little
+            for score in scores.SCORES:
+                summary[score]["interval"] = summary[score]["corrected"] = np.nan
         if self.args.details or self.args.json:
             summary["per_trial"] = scores.summarise(scores.per_trial(predictions), *settings)
         return summary

@@ -62,7 +62,8 @@ class Run:
         """Rows (int64) of `train`, `validation`, `test` and `pretrain`, each in order.
 
         `train`, `validation` and `test` hold units with a rated segment; `pretrain` is `train` and the units
-        without a rating. The validation units are one in `validation_parts` of those left after the test fold.
+        without a rating. The validation units are a part, drawn at random, of the `validation_parts` that those left
+        after the test fold are dealt to (one unit where there are fewer units than parts).
         Raises ValueError where a part would be empty.
         """
         table = self.data.table
@@ -70,10 +71,11 @@ class Run:
         rest = np.flatnonzero((self.folds >= 0) & (self.folds != fold))
         random = np.random.default_rng([self.settings["fold_seed"], fold])
         parts = deal(unit[rest], stratum[rest], self.settings["validation_parts"], random)
-        train, free = rest[parts != 0], np.flatnonzero(self.folds == NO_FOLD)
+        validation = parts == random.choice(np.unique(parts))  # not the first, which holds the largest unit
+        train, free = rest[~validation], np.flatnonzero(self.folds == NO_FOLD)
         rows = {
             "train": train,
-            "validation": rest[parts == 0],
+            "validation": rest[validation],
             "test": np.flatnonzero(self.folds == fold),
             "pretrain": np.sort(np.concatenate([train, free])),
         }
@@ -238,7 +240,7 @@ def labels(table: np.ndarray, target: str, threshold: str, train: np.ndarray | N
         of_trials = rating[first]
         limit = of_trials[~np.isnan(of_trials)].mean() if not np.isnan(of_trials).all() else np.nan
     else:
-        limit = float(threshold)
+        limit = np.float32(threshold)  # as ratings are kept: 5.3 is not above 5.3
     return np.where(np.isnan(rating), -1, rating > limit).astype(np.int8)
 
 
@@ -394,8 +396,8 @@ def data_sha256(data: Segments) -> str:
 def check_leaks(run: Run, rows: dict[str, np.ndarray], extra: list[Segments]) -> None:
     """Stop with ValueError if pre-training would see a unit of the fold's test or validation part.
 
-    Looks at the units among the run's own rows, and at source files (by SHA-256) and trials (of a set of the same
-    name) among the extra sets, of which no two may share a file.
+    Looks at the units among the run's own rows, and at source files (by SHA-256) and trials, subjects or videos (of a
+    set of the same name) among the extra sets, of which no two may share a file.
     """
     table, manifest = run.data.table, run.data.manifest
     held_out = np.concatenate([rows["validation"], rows["test"]])
@@ -428,6 +430,13 @@ def check_leaks(run: Run, rows: dict[str, np.ndarray], extra: list[Segments]) ->
                 raise ValueError(
                     f"{other.folder}: subject and trial {' '.join(sorted(both)[0])} of {manifest['dataset']} are held "
                     "out for validation or test; leave this set out of --extra"
+                )
+            split = run.settings["split"]
+            same = np.intersect1d(table[split][held_out], other.table[split]) if split in ("subject", "video") else []
+            if len(same):
+                raise ValueError(
+                    f"{other.folder}: {split} {same[0]} of {manifest['dataset']} is held out for validation or test; "
+                    "leave this set out of --extra"
                 )
 
 

@@ -267,21 +267,19 @@ def cut(recording, flags):
     """Filter, resample and cut one recording as the flags of prepare_data.py say (`points`: L).
 
     Returns the kept segments of each modality (k, C, L) float64, their starts (k,) in s, the moments of each modality
-    over all its filtered points, the pieces dropped as (start, seconds, reason), and the notes for the manifest.
-    Raises ValueError like `judge`.
+    over these, the pieces dropped as (start, seconds, reason), and the notes for the manifest. Raises ValueError like
+    `judge`.
     """
     judged = judge(recording, flags)
-    count, segments, moments = len(judged.reasons), {}, {}
+    count, segments = len(judged.reasons), {}
     for modality, signal in judged.signals.items():
         rate, (up, down), names = recording.rate[modality], judged.ratio[modality], recording.channels[modality]
-        moments[modality] = Moments(len(names))
         grid = np.full((len(names), count * flags.points), np.nan)
         for first, last in runs(judged.usable[modality].all(axis=0)):
             # A run shorter than one period of --low says nothing about the pass-band.
             if (last - first) * flags.low >= rate:
                 run = band_pass(signal[:, first:last], rate, flags.low, flags.high, flags.filter_order)
                 start, run = resample(run, first, up, down)
-                moments[modality].add(run)
                 run = run[:, : max(0, grid.shape[1] - start)]
                 grid[:, start : start + run.shape[1]] = run
         filled = grid[0, ~np.isnan(grid[0])]
@@ -296,4 +294,9 @@ def cut(recording, flags):
                 reason.add(f"finite run of {modality} shorter than one period of --low")
     kept, length = judged.kept(), flags.points / flags.rate
     starts = judged.begin + np.array(kept) * length
-    return {m: s[kept] for m, s in segments.items()}, starts, moments, judged.dropped(length), judged.notes
+    segments, moments = {m: s[kept] for m, s in segments.items()}, {}
+    for modality, kept_ones in segments.items():
+        moments[modality] = Moments(kept_ones.shape[1])
+        if len(kept_ones):
+            moments[modality].add(kept_ones.swapaxes(0, 1).reshape(kept_ones.shape[1], -1))
+    return segments, starts, moments, judged.dropped(length), judged.notes

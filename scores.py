@@ -199,13 +199,17 @@ class Tally:
     def _mean(self, score: str, weights: np.ndarray) -> np.ndarray:
         counts = np.tensordot(weights, self.confusion, 1)  # (N, K, 4)
         with np.errstate(divide="ignore", invalid="ignore"):
-            value = self._auroc(weights, counts) if score == "auroc" else from_confusion(score, *counts.T).T
+            value = self._auroc(weights) if score == "auroc" else from_confusion(score, *counts.T).T
             share = np.where(np.isnan(value), 0.0, counts.sum(-1) / self.confusion.sum((0, 2)))
             return (np.nan_to_num(value) * share).sum(-1) / share.sum(-1)
 
-    def _auroc(self, weights: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        right_order = np.einsum("kns,ns->nk", weights @ self.concordance, weights)
-        return right_order / (counts[..., :2].sum(-1) * counts[..., 2:].sum(-1))
+    def _auroc(self, weights: np.ndarray) -> np.ndarray:
+        """(N, K), without the pairs of two draws of one subject: of those a resample holds more than the data do."""
+        low, high = self.confusion[..., :2].sum(-1), self.confusion[..., 2:].sum(-1)  # (S, K)
+        own = np.diagonal(self.concordance, axis1=1, axis2=2)  # (K, S)
+        twice = weights**2 - weights
+        right_order = np.einsum("kns,ns->nk", weights @ self.concordance, weights) - twice @ own.T
+        return right_order / ((weights @ low) * (weights @ high) - twice @ (low * high))
 
 
 def draws(subjects: int, n: int, seed: int) -> np.ndarray:
@@ -244,17 +248,29 @@ def bootstrap_difference(first: np.ndarray, second: np.ndarray, score: str, n: i
     return percentiles(one - other)
 
 
+def order(predictions: np.ndarray) -> np.ndarray:
+    """(n,) rank of each probability within its fold, from 1; that of equal ones is their mean."""
+    ranks = np.zeros(len(predictions))
+    for fold in np.unique(predictions["fold"]):
+        own = predictions["fold"] == fold
+        ranks[own] = stats.rankdata(predictions["probability"][own])
+    return ranks
+
+
 def sign_flip(first: np.ndarray, second: np.ndarray, score: str, permutations: int, seed: int) -> float:
     """Two-tailed P value of the difference of the means of `score`, by exchanging both models within subjects.
 
     first, second: predictions of the same segments in the same folds. All exchanges are tried where there are at most
-    `permutations` of them (2 to the power of S), else so many random ones. NaN for one subject.
+    `permutations` of them (2 to the power of S), else so many random ones. For AUROC each model's probabilities are
+    first put in order within each fold: all that AUROC knows of them, and one scale for both. NaN for one subject.
     """
     subjects = np.unique(first["subject"])
     s = len(subjects)
     if s < 2:
         return np.nan
-    second = second.copy()
+    first, second = first.copy(), second.copy()
+    if score == "auroc":
+        first["probability"], second["probability"] = order(first), order(second)
     second["subject"] += subjects[-1] + 1
     tally = Tally(np.concatenate([first, second]), np.concatenate([subjects, subjects + subjects[-1] + 1]))
 
@@ -283,11 +299,9 @@ def auroc_null(predictions: np.ndarray, permutations: int, seed: int) -> np.ndar
     """
     random = np.random.default_rng(seed)
     folds, fold = np.unique(predictions["fold"], return_inverse=True)
+    ranks = order(predictions)
     trials, first, trial = np.unique(predictions[["subject", "trial"]], return_index=True, return_inverse=True)
     trial = trial.reshape(-1)
-    ranks = np.zeros(len(predictions))
-    for k in range(len(folds)):
-        ranks[fold == k] = stats.rankdata(predictions["probability"][fold == k])
     place, size = trial * len(folds) + fold, len(trials) * len(folds)
     rank_sums, counts = (
         np.bincount(place, weights=each, minlength=size).reshape(len(trials), -1) for each in (ranks, ranks > 0)

@@ -348,6 +348,8 @@ def null_table(evaluated: Evaluated, rows: list[str]) -> list[dict]:
     if 2.0 ** (1 - fewest) >= scores.SIGNIFICANT:
         least = min(1.0, 2.0 ** (1 - fewest))
         notes.append(f"Too few folds ({fewest}): P of shuffled labels cannot be below {least:g}.")
+    if transfer(evaluated)["trial"] > 0:
+        notes.append("Trials are in training and test here: a model that only recognises a trial is outside, too.")
     return [
         {
             "title": f"Is it the signal? AUROC within subjects; {evaluated.run.folder}",

@@ -86,6 +86,20 @@ def test_validation_is_a_ninth_of_the_rest(tmp_path):
         assert len(rows["validation"]) == pytest.approx((len(rows["train"]) + len(rows["validation"])) / 9, abs=5)
 
 
+@pytest.mark.parametrize("split", ["video", "subject"])
+def test_the_largest_unit_is_trained_on_as_often_as_others(tmp_path, split):
+    data = table(subjects=20, trials=20, unrated=0)
+    largest = data[split] == data[split][0]
+    data = np.concatenate([data, *[data[largest]] * 9])
+    data["start"] = np.arange(len(data))
+    largest = data[split] == data[split][0]
+    trained = []
+    for seed in range(5):
+        run = make_run(data, tmp_path, split=split, fold_seed=seed)
+        trained += [np.isin(np.flatnonzero(largest), run.split(fold)["train"]).all() for fold in range(10)]
+    assert 0.65 < np.mean(trained) < 0.95  # 9 of 10 folds do not test it, of which it validates one in nine
+
+
 def test_segment_folds_are_balanced_in_size_and_label(tmp_path):
     data = table()
     run = make_run(data, tmp_path)
@@ -124,6 +138,14 @@ def test_folds_depend_on_the_seed_and_on_nothing_else():
 def test_folds_that_cannot_be_made_are_refused(n_folds):
     with pytest.raises(ValueError, match="--n-folds"):
         folds.assign_folds(table(), "subject", n_folds, 0)
+
+
+def test_a_rating_at_the_threshold_is_not_high():
+    data = table(subjects=1, trials=4)
+    data["arousal"] = np.resize([5.3, 4.9, 5.4, 4.8], len(data))
+    for limit, high in (("5.3", [5.4]), ("4.9", [5.3, 5.4])):
+        labels = folds.labels(data, "arousal", limit)
+        assert set(np.round(data["arousal"][labels == 1].astype(float), 1)) == set(high)
 
 
 def test_thresholds_count_each_rated_trial_once():

@@ -222,6 +222,17 @@ def test_a_held_out_trial_in_other_files(work, split):
     refused(work, "pretrain.py", *flags, says=["data/copy", "of mini are held out", "--extra"])
 
 
+@pytest.mark.parametrize("split, taken", [("subject", "S"), ("video", "v")])
+def test_other_recordings_of_held_out_people_or_videos(work, split, taken):
+    folder = write_set(work / "data" / "more", name="mini", seed=1)
+    table = np.load(folder / "segments.npy")
+    table["trial"] = np.char.add("later ", table["trial"])
+    np.save(folder / "segments.npy", table)
+    flags = "--extra", folder, "--run", "runs/new", "--n-folds", 3, "--split"
+    refused(work, "pretrain.py", *flags, split, says=[f"data/more: {split} {taken}", "of mini is held out", "--extra"])
+    done(*COMMANDS["pretrain.py"], *flags, "trial", cwd=work)
+
+
 def test_the_set_itself_as_extra(work):
     refused(work, "pretrain.py", "--extra", "data/amigos", says=["data/amigos", "validation or test segments"])
 

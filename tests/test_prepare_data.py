@@ -47,8 +47,8 @@ def by_hand(signal, rate):
 
 
 def cut_by_hand(trials):
-    """Per channel z-scored over all `trials` (C, n_i), each cut into whole ten-second segments."""
-    whole = np.concatenate(trials, axis=1)
+    """`trials` (C, n_i), each cut into whole ten-second segments, per channel z-scored over all of these."""
+    whole = np.concatenate([trial[:, : trial.shape[1] // 1280 * 1280] for trial in trials], axis=1)
     mean, sd = whole.mean(axis=1, keepdims=True), whole.std(axis=1, keepdims=True)
     return [
         ((trial - mean) / sd)[:, i * 1280 : (i + 1) * 1280] for trial in trials for i in range(trial.shape[1] // 1280)
@@ -96,14 +96,11 @@ def test_real_eegmat_by_hand(tmp_path):
     assert segments.table["start"].tolist() == [*range(0, 80, 10), *range(0, 60, 10)]
     assert set(segments.table["arousal"]) == {1, 9} and np.isnan(segments.table["valence"]).all()
 
-    # The figures of the manifest make the points before cutting mean 0 and variance 1.
     for modality, rows in (("eeg", slice(0, 10)), ("ecg", slice(10, 11))):
         kept = segments.manifest["subjects"]["Subject31"][modality]
-        points = np.concatenate(trials, axis=1)[rows]
-        scaled = (points - np.array(kept["mean"])[:, None]) / np.array(kept["sd"])[:, None]
-        assert np.abs(scaled.mean(axis=1)).max() < 1e-9 and np.abs(scaled.var(axis=1) - 1).max() < 1e-9
+        np.testing.assert_allclose(kept["mean"], mean[rows], atol=1e-9 * sd.max())
         np.testing.assert_allclose(kept["sd"], sd[rows], rtol=1e-9)
-        assert kept["points"] == [points.shape[1]] * len(points)
+        assert kept["points"] == [14 * 1280] * len(kept["mean"])
     [piece] = [p for p in segments.manifest["dropped"] if p["trial"] == "Subject31_2"]
     assert piece == {
         "subject": "Subject31", "trial": "Subject31_2", "start": 60, "seconds": 2, "reason": "shorter than a segment"
@@ -242,6 +239,10 @@ def test_constant_second_drops_its_segments_and_nothing_else(amigos_raw, tmp_pat
     write_amigos(amigos_raw / "Data_Preprocessed_P01.mat", {0: (signal, ratings(2, 2))})
     segments = prepare("--dataset", "amigos", "--raw", amigos_raw, "--out", tmp_path / "data")
     assert segments.table["start"][segments.table["subject"] == "P01"].tolist() == [20]
+    for array in segments.signals.values():  # what is dropped sets no scale
+        kept = array[segments.table["subject"] == "P01"]
+        np.testing.assert_allclose(kept.mean(axis=(0, 2)), 0, atol=1e-5)
+        np.testing.assert_allclose(kept.std(axis=(0, 2)), 1, rtol=1e-5)
     assert segments.manifest["dropped"][0]["reason"] == "constant in F8"
     assert (segments.manifest["dropped"][0]["start"], segments.manifest["dropped"][0]["seconds"]) == (0, 20)
 
@@ -269,7 +270,8 @@ def test_other_normalisations(amigos_raw, tmp_path, scope):
     trial = np.stack([by_hand(x, 128) for x in amigos_signal(2, 2688)[:, columns].T])
     pieces = np.stack([trial[:, :1280], trial[:, 1280:2560]])
     if scope == "recording":
-        pieces = (pieces - trial.mean(axis=1)[:, None]) / trial.std(axis=1)[:, None]
+        kept = trial[:, :2560]
+        pieces = (pieces - kept.mean(axis=1)[:, None]) / kept.std(axis=1)[:, None]
     elif scope == "segment":
         pieces = (pieces - pieces.mean(axis=2, keepdims=True)) / pieces.std(axis=2, keepdims=True)
     np.testing.assert_allclose(segments.signals["eeg"][3:5], pieces, rtol=1e-5, atol=1e-6)

@@ -32,6 +32,17 @@ def predictions(seed=0, subjects=6, folds=4, segments=40, skill=1.0, decimals=1)
     return np.sort(made, order=["fold", "segment"])
 
 
+def auroc_without_pairs_of_copies(made, weight):
+    """Pairs of a high and a low segment of subjects drawn `weight` times, but none of two copies of one subject."""
+    right, pairs = 0.0, 0
+    for high, low in itertools.product(made[made["label"] == 1], made[made["label"] == 0]):
+        one, other = weight[high["subject"]], weight[low["subject"]]
+        count = one if high["subject"] == low["subject"] else one * other
+        better = high["probability"] - low["probability"]
+        right, pairs = right + count * ((better > 0) + (better == 0) / 2), pairs + count
+    return right / pairs
+
+
 def with_probability(made, probability):
     made = made.copy()
     made["probability"] = probability
@@ -151,7 +162,10 @@ def test_resampled_scores_are_those_of_the_repeated_subjects(score):
         for fold in range(4):
             own = made[made["fold"] == fold]
             repeated = np.repeat(own, weight[own["subject"]].astype(int))
-            by_fold.append(SKLEARN[score](repeated["label"], repeated["probability"], None))
+            if score == "auroc":
+                by_fold.append(auroc_without_pairs_of_copies(own, weight))
+            else:
+                by_fold.append(SKLEARN[score](repeated["label"], repeated["probability"], None))
             shares.append(len(repeated) / len(own))
         assert value == pytest.approx(np.average(by_fold, weights=shares), abs=1e-12)
     assert found[4] == pytest.approx(scores.by_fold(made, score).mean(), abs=1e-12)
@@ -210,11 +224,17 @@ def test_sign_flip_is_the_enumeration_of_all_exchanges(score):
     first, second = predictions(seed=0, subjects=5, skill=1.5), predictions(seed=0, subjects=5, skill=1.5)
     random = np.random.default_rng(3)
     second["probability"] = np.round(0.7 * second["probability"] + 0.3 * random.random(len(second)), 1)
+    values = [first["probability"], second["probability"]]
+    if score == "auroc":  # on one scale: ranks within each fold
+        values = [np.zeros(len(first)), np.zeros(len(first))]
+        for ranks, made in zip(values, (first, second)):
+            for fold in range(4):
+                ranks[made["fold"] == fold] = stats.rankdata(made["probability"][made["fold"] == fold])
 
     def difference(swapped):
         pair = [
             np.where(np.isin(first["subject"], swapped), b, a)
-            for a, b in itertools.permutations((first["probability"], second["probability"]))
+            for a, b in itertools.permutations(values)
         ]
         means = [
             np.mean(
@@ -233,6 +253,28 @@ def test_sign_flip_is_the_enumeration_of_all_exchanges(score):
     expected = (np.abs(null) >= abs(null[0]) - 1e-12).mean()
     assert len(null) == 32
     assert scores.sign_flip(first, second, score, 1000, 0) == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_scale_of_a_models_probabilities_does_not_matter_to_its_order():
+    first, second = predictions(subjects=8, skill=1.5, decimals=6), predictions(subjects=8, skill=0.5, decimals=6)
+    moved = with_probability(second, second["probability"] ** 5)
+    found = [scores.sign_flip(first, each, "auroc", 1000, 0) for each in (second, moved)]
+    assert found[0] == found[1] < 0.2
+
+
+def test_bootstrap_of_auroc_covers_the_truth_for_new_people():
+    """People with an offset of their own, four to a test fold, so that a quarter of the pairs is of one person."""
+    above, random = 0, np.random.default_rng(0)
+    truth = stats.norm.cdf(1 / np.sqrt(2)) / 4 + stats.norm.cdf(1 / np.sqrt(2 + 2 * 1.5**2)) * 3 / 4
+    for _ in range(200):
+        made = predictions(subjects=40, folds=10, segments=20)
+        made["fold"] = made["subject"] // 4
+        made.sort(order=["fold", "segment"])
+        label = random.integers(2, size=len(made))
+        logit = (1.5 * random.standard_normal(40))[made["subject"]] + random.standard_normal(len(made)) + label - 0.5
+        made["label"], made["probability"] = label, 1 / (1 + np.exp(-logit))
+        above += scores.bootstrap(made, "auroc", 300, 0)[0] > truth
+    assert above / 200 < 0.1
 
 
 def test_random_exchanges_agree_with_all():
