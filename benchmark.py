@@ -25,8 +25,8 @@ def parse_flags(argv) -> argparse.Namespace:
 
 
 def main(argv=None) -> int:
-    flags = parse_flags(argv)
     try:
+        flags = parse_flags(argv)
         PARTS[flags.part].run(flags)
     except (ValueError, OSError) as error:
         print(f"benchmark.py: {error}", file=sys.stderr)

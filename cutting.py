@@ -188,8 +188,10 @@ def new_folder(folder: Path, fresh: bool):
             shutil.rmtree(replaced, ignore_errors=True)
         except BrokenProcessPool:
             raise
-        except Exception:
+        except Exception as error:
             shutil.rmtree(temporary, ignore_errors=True)
+            if isinstance(error, OSError) and not error.filename:  # a full disk names no file
+                error.filename = str(folder)
             raise
     finally:
         os.close(lock)

@@ -34,8 +34,12 @@ trap 'trap - INT TERM; kill 0' INT TERM
 for fold in 0 1 2; do
     [ -e "runs/$name/fused/fold$fold/valence.npy" ] && continue
     single_modality eeg $fold 2>&1 | cat & # a core each; cat turns progress bars into lines
-    single_modality ecg $fold 2>&1 | cat
-    wait $!
+    eeg=$!
+    single_modality ecg $fold 2>&1 | cat &
+    both=0
+    wait $eeg || both=$?
+    wait $! || both=$?
+    [ $both = 0 ] || exit $both
     for target in arousal valence; do
         $python fuse.py --target $target --fold $fold "${run[@]}" --epochs 30 --lr 1e-3
     done

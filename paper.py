@@ -125,13 +125,13 @@ PUBLISHED_P = {1: 1e-5, 2: 1e-3, 3: 1e-4}
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser of a script's flags: its help keeps the lines of the description, and an error is one line."""
+    """A parser of a script's flags: its help keeps the lines of the description, and what is wrong is a ValueError."""
 
     def __init__(self, **options):
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
     def error(self, message: str):
-        self.exit(2, f"{self.prog}: {message}\n")
+        raise ValueError(message)
 
 
 def add_flags(parser: argparse.ArgumentParser, stage: str) -> None:

@@ -170,7 +170,7 @@ def preprocessing_flags(flags, channels) -> dict:
 
 def already_done(folder, flags, channels, paths) -> bool:
     """Whether `folder` holds what this command would write. Raises ValueError where it holds anything else."""
-    if not folder.exists():
+    if not folder.exists() or not any(folder.iterdir()):
         return False
     manifest = read_manifest(folder)
     advice = "give --fresh to replace it, or another --out"
@@ -316,7 +316,7 @@ def run(flags) -> int:
         return survey.check(paths, Job(reader, flags.raw, in_files, flags))
     done = not flags.fresh and already_done(folder, flags, channels, paths)
     if not done:
-        if folder.exists():
+        if folder.exists() and any(folder.iterdir()):
             read_manifest(folder)  # --fresh replaces prepared data, never anything else
         manifest = {
             "dataset": flags.name,
@@ -343,8 +343,8 @@ def run(flags) -> int:
 
 
 def main(argv=None) -> int:
-    flags = parse_flags(argv)
     try:
+        flags = parse_flags(argv)
         if flags.list:
             survey.print_sets(READERS)
             return 0

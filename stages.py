@@ -19,7 +19,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 START = "--- on "  # begins the line of a log that says where a process was started
 # A stage whose Ray worker dies with its node would train on beside the one that takes its place; so it is told to save
-# and stop. Where there is no setpriv (it comes with Linux), it ends when it next prints.
+# and stop, where Ray does not kill it first. Setpriv comes with Linux.
 WITH_PARENT = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
 
 
@@ -37,10 +37,17 @@ def start_ray(address: str, threads: int, gpus: float, *modules: str) -> list:
         reason = str(error).splitlines()[0]
         raise ValueError(f"Ray is needed, and optional ({reason}); pip install -r requirements-ray.txt")
     local = {"include_dashboard": False} if address == "local" else {}
+    host, _, port = address.rpartition(":")
     try:
+        if host and port.isdecimal():  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), 5).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
-    except ConnectionError:
-        raise ValueError(f"--address {address}: no Ray cluster there; start one with `ray start --head`")
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"--address {address}: no Ray cluster there, or it wants a token ({reason}); start one with `ray start "
+            "--head`, and set RAY_AUTH_MODE=token here as there"
+        )
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if not any(node.get("CPU", 0) >= threads and node.get("GPU", 0) >= gpus for node in nodes):
         found = ", ".join(f"{node.get('CPU', 0):g} and {node.get('GPU', 0):g}" for node in nodes)

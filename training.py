@@ -359,6 +359,11 @@ def fit(model, loss, train, validation, learning_rate, path: Path, args, identit
                     validation_sum += share_of(loss, places, generator, args) * len(places)
                     stop_if(asked())
             ranks.add(validation_sum)
+            if not torch.isfinite(validation_sum):
+                raise ValueError(
+                    f"{path}: the validation loss is not finite after epoch {epoch + 1}; the last checkpoint is kept: "
+                    "lower --lr"
+                )
             line = {
                 "epoch": epoch + 1,
                 "train_loss": total / len(train),

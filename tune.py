@@ -115,8 +115,8 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     return parser.parse_known_args()
 
 
-def resolve(stage: str, given: list[str]) -> tuple[dict, dict]:
-    """The stage's flags as it resolves them itself, and what of SPACE was not given."""
+def resolve(stage: str, given: list[str]) -> tuple[dict, dict, set[str]]:
+    """The stage's flags as it resolves them itself, what of SPACE was not given, and the names that were."""
     argv, sys.argv = sys.argv, [f"{stage}.py", *given, "--print-flags"]
     try:
         with contextlib.redirect_stdout(io.StringIO()) as printed:
@@ -137,7 +137,7 @@ def resolve(stage: str, given: list[str]) -> tuple[dict, dict]:
         raise ValueError(f"all of {', '.join(SPACE[stage])} were given, so there is nothing to search; leave some out")
     if stage != "pretrain" and "epochs" not in named:
         space["epochs"] = ("up to", flags["epochs"])
-    return flags, space
+    return flags, space, named
 
 
 def words(value) -> str:
@@ -348,7 +348,10 @@ def search(args, given: list[str], flags: dict, space: dict, folder: Path, known
 
 def main() -> None:
     args, given = parse()
-    flags, space = resolve(args.stage, given)
+    flags, space, named = resolve(args.stage, given)
+    if args.concurrent > 1 and "threads" not in named:
+        flags["threads"] = max(1, flags["threads"] // args.concurrent)
+        print(f"{flags['threads']} CPU threads a trial, for {args.concurrent} at a time; --threads changes that")
     if args.print_flags:
         print(json.dumps({**training.plain_flags(args), "flags": flags, "space": space}, indent=1))
         return
@@ -360,7 +363,9 @@ def main() -> None:
         raise ValueError(f"{folder}/trials.csv: no trial came to its end; the first: {rows[0]['outcome']}")
     best = min(counted, key=lambda row: row["validation_loss"])
     start = flags["hyperparameters"]
-    known = paper.read_hyperparameters(Path(start), args.stage) if start else {}
+    known = set(paper.read_hyperparameters(Path(start), args.stage) if start else ()) | (
+        named & set(paper.STAGES[args.stage])
+    )
     chosen = {name: best[name] for name in space if name != "epochs"}
     for name, value in chosen.items():
         like = flags[name]
@@ -368,7 +373,7 @@ def main() -> None:
     if "epochs" in space:
         chosen["epochs"] = best["best_epoch"]
     found = {
-        "hyperparameters": {**{name: flags[name] for name in known}, **chosen},
+        "hyperparameters": {**{name: flags[name] for name in sorted(known)}, **chosen},
         **{name: flags[name] for name in ("modality", "target", "fold") if name in flags},
         "stage": args.stage,
         "trial": rows.index(best),

@@ -47,8 +47,12 @@ for split in subject segment; do
     run="--run runs/$root-$split --data $data --split $split --n-folds $n_folds --fold-seed $seed --seed $seed"
     for ((fold = 0; fold < n_folds; fold++)); do
         one_modality $split $fold eeg 2>&1 | cat & # a core each; cat turns progress bars into lines
-        one_modality $split $fold ecg 2>&1 | cat
-        wait $!
+        eeg=$!
+        one_modality $split $fold ecg 2>&1 | cat &
+        both=0
+        wait $eeg || both=$?
+        wait $! || both=$?
+        [ $both = 0 ] || exit $both
         fuse="$python fuse.py --target arousal --fold $fold $run $training --epochs 30"
         for init in pretrained random; do
             $fuse --init $init

@@ -7,6 +7,7 @@
   the names of its channels. Raises ValueError, naming the file, where that is damaged or not what it should be.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,19 @@ class Recording:
     valence: float
     source: Path
     simulated: bool = False  # whether the file says of itself that nobody was recorded
+
+
+def paths_below(raw) -> list[Path]:
+    """All files and folders below a folder, in folders that are links, too."""
+    found, seen = [], set()
+    for folder, inner, names in os.walk(raw, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link to a folder above it, or a second one to the same
+            inner.clear()
+            continue
+        seen.add(real)
+        found += [Path(folder) / name for name in [*inner, *names]]
+    return found
 
 
 def normalise_name(name: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets import Recording, pick_channels
+from datasets import Recording, paths_below, pick_channels
 from datasets.mat import describe, matrix, read_mat
 
 MODALITIES = ("eeg", "ecg")
@@ -28,7 +28,7 @@ VARIABLES = ("joined_data", "labels_selfassessment", "VideoIDs")
 
 def sources(raw) -> list[Path]:
     """The MAT files anywhere below `raw`, by subject."""
-    return sorted((path for path in Path(raw).rglob("*") if FILE.fullmatch(path.name)), key=lambda path: path.name)
+    return sorted((path for path in paths_below(raw) if FILE.fullmatch(path.name)), key=lambda path: path.name)
 
 
 def read(path, channels, ecg_side="left"):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets import Recording
+from datasets import Recording, paths_below
 from datasets.mat import matrix, read_mat
 
 MODALITIES = ("ecg",)
@@ -25,7 +25,7 @@ FOLDER, FILE = re.compile(r"Movie_(P\d{2})"), re.compile(r"ECG_(Clip(\d{1,2}))\.
 
 def sources(raw) -> list[Path]:
     """The ECG files anywhere below `raw`, by subject and clip."""
-    found = [p for p in Path(raw).rglob("*") if FILE.fullmatch(p.name) and FOLDER.fullmatch(p.parent.name)]
+    found = [p for p in paths_below(raw) if FILE.fullmatch(p.name) and FOLDER.fullmatch(p.parent.name)]
     return sorted(found, key=lambda path: (path.parent.name, int(FILE.fullmatch(path.name)[2])))
 
 

@@ -6,7 +6,7 @@ Files lie as `S001/S001R01.edf`. Most are sampled at 160 Hz, a few are not: the 
 import re
 from pathlib import Path
 
-from datasets import Recording
+from datasets import Recording, paths_below
 from datasets.edf import read_edf
 
 MODALITIES = ("eeg",)
@@ -21,7 +21,7 @@ FILE = re.compile(r"(S\d{3})(R\d{2})\.edf", re.IGNORECASE)
 
 def sources(raw) -> list[Path]:
     """The EDF files anywhere below `raw`, by subject and run."""
-    return sorted((path for path in Path(raw).rglob("*") if FILE.fullmatch(path.name)), key=lambda path: path.name)
+    return sorted((path for path in paths_below(raw) if FILE.fullmatch(path.name)), key=lambda path: path.name)
 
 
 def read(path, channels, ecg_side=None):

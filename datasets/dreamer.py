@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets import Recording, pick_channels
+from datasets import Recording, paths_below, pick_channels
 from datasets.mat import describe, field, matrix, number, read_mat
 
 MODALITIES = ("eeg", "ecg")
@@ -25,7 +25,7 @@ CLIPS = 18
 
 def sources(raw) -> list[Path]:
     """`DREAMER.mat`, anywhere below `raw`."""
-    return sorted(path for path in Path(raw).rglob("DREAMER.mat"))
+    return sorted(path for path in paths_below(raw) if path.name == "DREAMER.mat")
 
 
 def read(path, channels, ecg_side="left"):

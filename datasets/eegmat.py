@@ -7,7 +7,7 @@ arousal 1 and arithmetic as 9, a proxy of arousal and no measure of emotion; val
 import re
 from pathlib import Path
 
-from datasets import Recording
+from datasets import Recording, paths_below
 from datasets.edf import read_edf
 
 MODALITIES = ("eeg", "ecg")
@@ -23,7 +23,7 @@ TASKS = {"1": ("rest", 1.0), "2": ("arithmetic", 9.0)}
 
 def sources(raw) -> list[Path]:
     """The EDF files anywhere below `raw`, by subject, rest first."""
-    return sorted((path for path in Path(raw).rglob("*") if FILE.fullmatch(path.name)), key=lambda path: path.name)
+    return sorted((path for path in paths_below(raw) if FILE.fullmatch(path.name)), key=lambda path: path.name)
 
 
 def read(path, channels, ecg_side=None):

@@ -12,7 +12,7 @@ import numpy as np
 
 from datasets import Recording
 from datasets.edf import read_edf
-from datasets.wfdb_record import read_wfdb, signal_file
+from datasets.wfdb_record import read_wfdb, signal_files
 
 MODALITIES = ("eeg", "ecg")
 ECG_SIDES = ()
@@ -40,7 +40,7 @@ def sources(raw) -> list[Path]:
         where = f"{path}: line {row['line']}, {row['file']}"
         if _list_of(file) != path:
             raise ValueError(f"{where}: {_list_of(file)} is nearer; take it away")
-        files = [file] if row["listed"] == file else [row["listed"], file]
+        files = list(dict.fromkeys([row["listed"], *row["files"]]))
         for each in files:
             if not each.is_file():
                 raise ValueError(f"{where}: expected the file {each}, found none; correct the line")
@@ -78,7 +78,7 @@ def _list_of(path) -> Path | None:
 
 @lru_cache(maxsize=8)
 def _rows(path, _modified) -> dict:
-    """The rows of a list by the path of their signals. Raises ValueError where it is no such list."""
+    """The rows of a list by the path of their (first) signals. Raises ValueError where it is no such list."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, strict=True)
@@ -100,8 +100,9 @@ def _rows(path, _modified) -> dict:
                 file = path.parent / row["file"]
                 if Path(row["file"]).is_absolute() or ".." in Path(row["file"]).parts:
                     raise ValueError(f"{where}: expected a file below {path.parent}, found {row['file']}")
-                signals = signal_file(file) if file.suffix.lower() == ".hea" else file
-                rows[signals] = {**row, "listed": file, "line": reader.line_num, "twice": signals in rows}
+                signals = signal_files(file) if file.suffix.lower() == ".hea" else [file]
+                known = {"listed": file, "files": signals, "line": reader.line_num, "twice": signals[0] in rows}
+                rows[signals[0]] = row | known
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: expected text in UTF-8, found other bytes; save it as CSV in UTF-8") from error
     except csv.Error as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets import Recording, pick_channels
+from datasets import Recording, paths_below, pick_channels
 from datasets.mat import field, matrix, number, read_mat, texts
 
 MODALITIES = ("eeg",)
@@ -24,7 +24,7 @@ FILE = re.compile(r"(\w+)-Subject([A-Z])-(\d{6}.*)\.mat")
 
 def sources(raw) -> list[Path]:
     """The MAT files anywhere below `raw`, by subject, then by paradigm and date."""
-    found = [path for path in Path(raw).rglob("*") if FILE.fullmatch(path.name)]
+    found = [path for path in paths_below(raw) if FILE.fullmatch(path.name)]
     return sorted(found, key=lambda path: (FILE.fullmatch(path.name)[2], path.name))
 
 

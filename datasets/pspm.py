@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets import Recording
+from datasets import Recording, paths_below
 from datasets.mat import describe, field, matrix, number, read_mat
 
 MODALITIES = ("ecg",)
@@ -25,7 +25,7 @@ FILE = re.compile(r"(.+)_spike_(\w+?)(_.*)?\.mat")
 
 def sources(raw) -> list[Path]:
     """The files of signals anywhere below `raw`, by set and subject."""
-    found = [path for path in Path(raw).rglob("*") if FILE.fullmatch(path.name)]
+    found = [path for path in paths_below(raw) if FILE.fullmatch(path.name)]
     return sorted(found, key=lambda path: FILE.fullmatch(path.name).groups(default=""))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets import Recording, pick_channels
+from datasets import Recording, paths_below, pick_channels
 from datasets.mat import field, matrix, number, read_mat, texts
 
 MODALITIES = ("eeg",)
@@ -26,7 +26,7 @@ UNIT = 0.1  # uV
 
 def sources(raw) -> list[Path]:
     """The MAT files of whole series anywhere below `raw`, by participant and series."""
-    found = [path for path in Path(raw).rglob("*") if FILE.fullmatch(path.name)]
+    found = [path for path in paths_below(raw) if FILE.fullmatch(path.name)]
     return sorted(found, key=lambda path: [int(part) for part in FILE.fullmatch(path.name).groups()])
 
 

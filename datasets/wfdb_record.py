@@ -7,11 +7,12 @@ import numpy as np
 from datasets import pick_channels
 
 
-def signal_file(header) -> Path:
-    """The file that a WFDB header names first, which holds the signals."""
+def signal_files(header) -> list[Path]:
+    """The files that hold the signals of a WFDB header, in its order."""
     lines = header.read_text(errors="replace").splitlines() if header.is_file() else []
     lines = [line.split() for line in lines if line.strip() and not line.startswith("#")]
-    return header.with_name(Path(lines[1][0]).name) if len(lines) > 1 else header.with_suffix(".dat")
+    names = dict.fromkeys(Path(line[0]).name for line in lines[1:] if line[0] != "~")  # ~: a signal without values
+    return [header.with_name(name) for name in names] or [header.with_suffix(".dat")]
 
 
 def read_wfdb(path, channels):

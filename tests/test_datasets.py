@@ -59,6 +59,16 @@ def test_amigos_layout(tmp_path):
     np.testing.assert_array_equal(first.signals["ecg"], signal[:, 14:15].T)
 
 
+def test_folders_that_are_links_are_searched(tmp_path):
+    (tmp_path / "elsewhere" / "S002").mkdir(parents=True)
+    (tmp_path / "raw" / "S001").mkdir(parents=True)
+    for number in (1, 2):
+        (tmp_path / ("raw" if number == 1 else "elsewhere") / f"S00{number}" / f"S00{number}R01.edf").touch()
+    (tmp_path / "raw" / "more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "raw")  # a ring
+    assert [path.name for path in bci2000.sources(tmp_path / "raw")] == ["S001R01.edf", "S002R01.edf"]
+
+
 def test_amigos_folders_and_order(tmp_path):
     """Flat and foldered files, and nothing else, by subject."""
     for name in ("Data_Preprocessed_P10/Data_Preprocessed_P10", "Data_Preprocessed_P02", "Data_Original_P01"):

@@ -192,8 +192,10 @@ def test_bad_input_ends_in_one_line(folder, tmp_path):
 
     line = Group(2, *flags, "--fold", 9, cwd=tmp_path).ended_in_one_line([2, 2])
     assert line == "pretrain.py: --fold 9: expected 0 to 3, as the run has 4 folds"
-    group = Group(2, *flags, "--epochs", "x", cwd=tmp_path)
-    assert group.codes() == [2, 2] and "".join(group.printed()).count("argument --epochs: invalid int") == 1
+    for own in ({}, {1: ("--epochs", "x")}):
+        given = () if own else ("--epochs", "x")
+        line = Group(2, *flags, *given, cwd=tmp_path, own=own.items()).ended_in_one_line([2, 2])
+        assert line.startswith("pretrain.py: argument --epochs: invalid int")
     group = Group(2, "fuse.py", "--target", "arousal", "--fold", 1, cwd=tmp_path)
     assert "runs as one process, found WORLD_SIZE 2" in group.ended_in_one_line([2, 2])
 

@@ -275,6 +275,19 @@ def test_folder_of_wfdb(tmp_path):
     np.testing.assert_allclose(recording.signals["ecg"][0], (signal[:, 1] - 10) / 200, rtol=1e-12)
 
 
+def test_every_signal_file_of_a_wfdb_record_is_known(tmp_path):
+    pytest.importorskip("wfdb")
+    for name, channel in (("a", "EEG F7"), ("b", "II")):
+        write_wfdb(tmp_path / name, noise(0, 500)[:, None] // 1, [channel], rate=250)
+    lines = [(tmp_path / f"{name}.hea").read_text().splitlines()[1] for name in "ab"]
+    (tmp_path / "both.hea").write_text("\n".join(["both 2 250 500", *lines]) + "\n")
+    write_list(tmp_path, "file,subject", "both.hea,Ann")
+    paths = folder.sources(tmp_path)
+    assert [path.name for path in paths] == ["recordings.csv", "both.hea", "a.dat", "b.dat"]
+    [recording] = [r for path in paths for r in folder.read(path, {"eeg": ["F7"], "ecg": ["II"]})]
+    assert recording.signals["eeg"].shape == recording.signals["ecg"].shape == (1, 500)
+
+
 def test_real_wfdb_equals_its_bytes(tmp_path):
     """Format 212: two integers of 12 bits in three bytes."""
     pytest.importorskip("wfdb")

@@ -492,7 +492,8 @@ def test_full_disk_leaves_nothing(tmp_path):
         write_amigos(tmp_path / "raw" / "Data_Preprocessed_P01.mat", {0: (amigos_signal(1, 10240), ratings(2, 8))})
         command = [sys.executable, SCRIPT, "--dataset", "amigos", "--raw", tmp_path / "raw", "--out", disk / "data"]
         run = subprocess.run(command, capture_output=True, text=True)
-        assert run.returncode == 2 and "No space left" in run.stderr and len(run.stderr.splitlines()) == 1, run.stderr
+        assert run.returncode == 2 and len(run.stderr.splitlines()) == 1, run.stderr
+        assert f"{disk / 'data' / 'amigos'}" in run.stderr and "No space left" in run.stderr
         assert not list((disk / "data").iterdir())
     finally:
         subprocess.run(["umount", disk], check=True)

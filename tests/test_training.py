@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from prepared import FINETUNE, NETWORK, PRETRAIN, done, open_run, write_set
+from prepared import FINETUNE, NETWORK, PRETRAIN, call, done, open_run, write_set
 
 import training
 from model import SingleModalityModel, sample_mask
@@ -55,6 +55,12 @@ def test_adam_its_decay_and_the_steps_of_its_rate_are_those_of_torch(work):
     for name, weight in model.state_dict().items():
         torch.testing.assert_close(found[1][name].double(), weight, rtol=1e-6, atol=1e-9)
     assert [line["lr"] for line in log(work / f"{FOLD}arousal-frozen.jsonl")] == pytest.approx(rates, rel=1e-12)
+
+
+def test_a_validation_loss_that_is_not_finite_stops_the_training(work):
+    finished = call(*EEG, "--batch-size", 1000, "--epochs", 1, "--lr", 1e30, "--fresh", cwd=work)
+    assert finished.returncode == 2 and "the validation loss is not finite after epoch 1" in finished.stderr
+    assert not (work / f"{FOLD}arousal.npy").exists()
 
 
 def test_losses_of_pretraining_its_baselines_and_its_schedule(work):

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from prepared import FINETUNE, FUSE, PRETRAIN, call, done
 from ray_nodes import needs_ray, start, two_nodes
 
@@ -184,7 +185,7 @@ def test_a_search_that_cannot_start_leaves_the_earlier_one(search, monkeypatch):
 @pytest.mark.parametrize("stage, parent", [("finetune.py", "eeg/fold1/pretrain"), ("fuse.py", "ecg/fold1/arousal")])
 def test_a_search_that_started_from_other_weights(search, stage, parent, monkeypatch):
     monkeypatch.chdir(search)
-    flags, space = tune.resolve(stage[:-3], list(map(str, STAGES[stage])))
+    flags, space, _ = tune.resolve(stage[:-3], list(map(str, STAGES[stage])))
     args = tune.argparse.Namespace(stage=stage[:-3], grace_epochs=1, reduction=4, fresh=False)
     folder, known_by = tune.open_search(args, flags, space)
     folder.mkdir(parents=True)
@@ -309,6 +310,10 @@ def test_search_finds_better_than_it_started_with(alone, tmp_path):
     done(*command[1:], "--fresh", cwd=folder)
     trained = losses(folder / "runs/paper/eeg/fold1/arousal.jsonl")
     assert len(trained) == best["hyperparameters"]["epochs"] and trained[-1][2] == best["validation_loss"]
+    bare = *"finetune.py --modality eeg --fold 1 --target arousal --print-flags".split(), *command[-2:]
+    flags = json.loads(done(*bare, cwd=folder))
+    used = torch.load(folder / "runs/paper/eeg/fold1/arousal.pt", weights_only=True)["flags"]
+    assert {name: flags[name] for name in paper.FINETUNE} == {name: used[name] for name in paper.FINETUNE}
 
 
 @needs_ray
