@@ -17,6 +17,8 @@ def read_edf(path, channels):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # edfio only warns of a file that is cut short
+            # Of a recorder that was switched off: it had not yet counted its records.
+            warnings.filterwarnings("ignore", "(EDF|BDF) header indicates -1 data records")
             if str(path).lower().endswith(".bdf"):
                 edf = edfio.read_bdf(path)
             else:

@@ -226,6 +226,18 @@ def test_folder_of_edf_and_bdf(tmp_path):
         np.testing.assert_allclose(recording.signals["ecg"], signal[10:], atol=2 * step)
 
 
+def test_a_recording_that_was_not_closed_and_one_cut_short(tmp_path):
+    path = tmp_path / "a.edf"
+    write_edf(path, edf_signal(0, 3, 160), [*EEG, "ECG"], 160)
+    write_list(tmp_path, "file,subject", "a.edf,Ann")
+    whole, content = only(folder, tmp_path, ECG).signals["ecg"], path.read_bytes()
+    path.write_bytes(content[:236] + b"-1      " + content[244:])
+    np.testing.assert_array_equal(only(folder, tmp_path, ECG).signals["ecg"], whole)
+    path.write_bytes(content[:236] + b"-1      " + content[244:-100])
+    with pytest.raises(ValueError, match="a.edf: expected an EDF file, found a damaged one"):
+        only(folder, tmp_path, ECG)
+
+
 def test_a_folder_that_is_named_from_elsewhere(tmp_path, monkeypatch):
     write_edf(tmp_path / "mine" / "a.edf", edf_signal(0, 1, 160), [*EEG, "ECG"], 160)
     write_list(tmp_path / "mine", "file,subject", "a.edf,Ann")
