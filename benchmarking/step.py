@@ -108,8 +108,8 @@ def gradient_errors(task, flags):
 
 
 def work(side, task, flags, pipe):
-    """The life of one side's process: for each request some steps and the seconds of one, those by the clock and those of
-    the CPUs: on a machine that others use too, with one thread, the latter are the fair ones."""
+    """The life of one side's process: for each request some steps and the seconds of one, by the clock and of the
+    CPUs: on a machine that others use too, with one thread, the latter are the fair ones."""
     torch.set_num_threads(flags.threads)
     if side == "ours" or flags.allocator == "same":
         training.keep_memory()

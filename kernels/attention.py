@@ -8,9 +8,9 @@ the sample's seed, the head and the position):
     M[row, column] = int32(R[row] * C[column]) >= threshold(p)
 
 so that a bit depends on (seed, head, row, column) alone and is the same on every device. On CUDA the operator runs the
-Triton kernels of `attention_triton.py`, whose backward pass computes P and M afresh; this file holds the public function
-and the same mathematics in PyTorch, one sample at a time, which runs everywhere else and keeps P, negative where M
-drops, for the backward pass.
+Triton kernels of `attention_triton.py`, whose backward pass computes P and M afresh; this file holds the public
+function and the same mathematics in PyTorch, one sample at a time, which runs everywhere else and keeps P, negative
+where M drops, for the backward pass.
 
 Shapes: B batch, H heads, Nq queries, Nk keys, D head size.
 """
