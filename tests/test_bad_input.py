@@ -280,6 +280,12 @@ def test_modality_that_the_data_lacks(work):
         assert "data/amigos" in line
 
 
+def test_signals_in_the_other_order(work):
+    path = work / DATA / "eeg.npy"
+    np.save(path, np.asfortranarray(np.load(path)))
+    refused(work, (*FINETUNE_EEG, "--fresh"), "eeg.npy: expected an array in C order")
+
+
 def test_a_gpu_that_is_too_small(work, monkeypatch):
     def fail(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")

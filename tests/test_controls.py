@@ -319,6 +319,16 @@ def test_a_set_of_the_pretraining_and_a_threshold_of_training(work):
     refused(work, *flags, "--test-data", "data/other", says=["--test-data", "found train"])
 
 
+def test_a_set_that_the_ecg_model_was_pretrained_on(work):
+    other_set(work)
+    new = "--fold", 1, "--run", "runs/new", "--n-folds", 4
+    for modality, extra in (("eeg", ()), ("ecg", ("--extra", "data/other"))):
+        done("pretrain.py", "--modality", modality, *new, *PRETRAIN, *extra, cwd=work)
+        done(*EEG, "--modality", modality, *new, cwd=work)
+    fuse = "fuse.py", "--target", "arousal", *new, *FUSE, "--test-data", "data/other"
+    refused(work, *fuse, says=["data/other: the model was pre-trained on S0.mat"])
+
+
 # ---- cross-fitted fusion --------------------------------------------------------------------------------------------
 
 
@@ -408,6 +418,12 @@ def test_cross_fitting_takes_models_of_its_parts_alone(work):
     refused(
         work, *EEG, *subjects, "--leave-out", "0/9", says=["data/amigos/segments.npy", "expected 9 units", "found 3"]
     )
+
+
+def test_a_fraction_of_many_digits_has_the_name_that_its_files_have(work):
+    done(*EEG, "--label-fraction", 0.51234567, cwd=work)
+    few = "--bootstrap", 20, "--permutations", 20
+    assert "51.2346 % of labels" in done("evaluate.py", "--run", "runs/paper", *few, cwd=work)
 
 
 # ---- names, fusion, refusals ----------------------------------------------------------------------------------------

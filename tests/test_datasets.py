@@ -59,6 +59,13 @@ def test_amigos_layout(tmp_path):
     np.testing.assert_array_equal(first.signals["ecg"], signal[:, 14:15].T)
 
 
+def test_an_amigos_rating_may_be_missing(tmp_path):
+    path = tmp_path / "Data_Preprocessed_P01.mat"
+    write_amigos(path, {0: (amigos_signal(0, 99), ratings(np.nan, 3))})
+    [recording] = amigos.read(path, {"eeg": EEG})
+    assert np.isnan(recording.arousal) and recording.valence == 3
+
+
 def test_folders_that_are_links_are_searched(tmp_path):
     (tmp_path / "elsewhere" / "S002").mkdir(parents=True)
     (tmp_path / "raw" / "S001").mkdir(parents=True)

@@ -65,6 +65,13 @@ def test_another_setting_in_the_same_run(work, script, flag, known, value):
     refused(work, script, flag, value, says=["runs/paper/run.json", f"{flag} {known}, found {value}", "another --run"])
 
 
+@pytest.mark.parametrize(
+    "flag, value", [("--batch-size", 16), ("--precision", "bf16"), ("--lr", 0.5), ("--weight-decay", 0.5)]
+)
+def test_another_flag_in_the_same_training(work, flag, value):
+    refused(work, "finetune.py", flag, value, says=["eeg/fold1/arousal.pt", f"started with {flag}", f"found {value}"])
+
+
 def another_filter(folder):
     edit_manifest(folder, lambda manifest: manifest["preprocessing"].update(low=0.5))
 

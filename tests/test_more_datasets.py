@@ -246,6 +246,22 @@ def test_a_folder_that_is_named_from_elsewhere(tmp_path, monkeypatch):
     assert only(folder, Path("../mine"), ECG).subject == "Ann"
 
 
+def test_gaps_of_a_bdf(tmp_path):
+    path = tmp_path / "a.bdf"
+    edfio.Bdf([edfio.BdfSignal(s, 160, label=n) for s, n in zip(edf_signal(0, 4, 160), [*EEG, "ECG"])]).write(path)
+    content = path.read_bytes()
+    path.write_bytes(content[:192] + b"BDF+D".ljust(44) + content[236:])
+    write_list(tmp_path, "file,subject", "a.bdf,A")
+    with pytest.raises(ValueError, match="a.bdf: expected a continuous recording, found one with gaps"):
+        only(folder, tmp_path, ECG)
+
+
+def test_a_list_as_excel_writes_it(tmp_path):
+    (tmp_path / "recordings.csv").write_bytes("\ufefffile,subject\r\na.edf,A\r\n".encode())
+    (tmp_path / "a.edf").touch()
+    assert [path.name for path in folder.sources(tmp_path)] == ["recordings.csv", "a.edf"]
+
+
 def test_a_list_in_another_encoding(tmp_path):
     (tmp_path / "recordings.csv").write_bytes("file,subject\na.edf,Zoé\n".encode("latin-1"))
     with pytest.raises(ValueError, match="recordings.csv: expected text in UTF-8"):

@@ -68,7 +68,17 @@ def test_pictures_of_names_that_are_long_or_hold_signs(work):
     assert r"S1 a$%5Cfrac$ b%2Fc arousal.png" in names and len(names) == 28
 
 
+def test_a_training_that_was_not_finished(work):
+    path = work / f"{MODELS['eeg']}.pt"
+    state = torch.load(path, weights_only=True)
+    state["epoch"] = 1
+    torch.save(state, path)
+    refused(work, "--model", path, "--data", "data/amigos", says=["arousal.pt: training stopped after 1 of 2 epochs"])
+
+
 def test_what_a_model_was_trained_on_is_said(work):
+    rows = "--rows", f"{MODELS['eeg']}.npy", "--data", "data/amigos", "--no-pictures"
+    assert "note:" not in done("predict.py", "--model", f"{MODELS['eeg']}.pt", *rows, cwd=work)
     flags = "--model", f"{MODELS['eeg']}.pt", "--data", "data/amigos", "--no-pictures"
     assert "is what runs/paper/eeg/fold1/arousal.pt was trained on" in done("predict.py", *flags, cwd=work)
     assert not (work / "predictions" / "pictures").exists()

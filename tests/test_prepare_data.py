@@ -23,6 +23,7 @@ from recordings import (
 from scipy import signal as sp
 
 import prepare_data
+from datasets import Recording
 from segments import open_segments
 
 SCRIPT = Path(prepare_data.__file__)
@@ -447,6 +448,51 @@ def test_rates_that_differ_between_channels(tmp_path, capsys):
 )  # fmt: skip
 def test_contradicting_flags_end_in_one_line(tmp_path, capsys, words, flags):
     refused(capsys, "--dataset", "bci2000", "--raw", tmp_path, "--out", tmp_path / "data", *flags, words=words)
+
+
+def test_any_other_flag_is_noticed(amigos_raw, tmp_path, capsys):
+    flags = "--dataset", "amigos", "--raw", amigos_raw, "--out", tmp_path / "data"
+    prepare(*flags)
+    for other in (
+        "--low 1", "--high 40", "--filter-order 4", "--rate 160", "--seconds-per-segment 5", "--normalise none",
+        "--drop-baseline 1", "--max-seconds-per-trial 11", "--drop-unusable-ecg", "--ecg-side right",
+        "--modalities eeg", "--channels F7 F3",
+    ):  # fmt: skip
+        refused(capsys, *flags, *other.split(), words="prepared with")
+
+
+def test_one_person_in_files_that_do_not_follow_each_other(tmp_path, capsys):
+    for seed, name in enumerate(("S001R01", "S002R01", "s001R02")):
+        write_edf(tmp_path / "raw" / f"{name}.edf", edf_signal(seed, 12, 160), [*EEG, "ECG"], 160)
+    flags = "--dataset", "bci2000", "--raw", tmp_path / "raw", "--out", tmp_path / "data"
+    refused(capsys, *flags, words="subject S001 comes from files that do not follow each other")
+
+
+def test_signals_too_small_for_float32(tmp_path, capsys):
+    tiny = {0: (amigos_signal(0, 1500) * 1e-200, ratings(1, 2))}
+    write_amigos(tmp_path / "raw" / "Data_Preprocessed_P01.mat", tiny)
+    flags = "--dataset", "amigos", "--raw", tmp_path / "raw", "--out", tmp_path / "data"
+    refused(capsys, *flags, words="too large or too small for float32")
+
+
+def test_flags_of_the_cohort_reach_it(tmp_path):
+    cohort = {"subjects": 3, "unrated_subjects": 1, "videos": 2, "seconds": 12.0, "effect": 0.5, "seed": 4}
+    flags = [word for name, value in cohort.items() for word in (f"--{name.replace('_', '-')}", value)]
+    prepare("--dataset", "simulated", *flags, "--raw", tmp_path / "raw", "--out", tmp_path / "data")
+    found = json.loads((tmp_path / "raw" / "simulated.json").read_text())
+    assert {name: found[name] for name in cohort} == cohort
+
+
+def test_the_shorter_modality_ends_the_trial(tmp_path):
+    flags = prepare_data.parse_flags(["--dataset", "folder"])
+    prepare_data.resolve(flags)
+    random = np.random.default_rng(0)
+    signals = {"eeg": random.standard_normal((1, 128 * 25)), "ecg": random.standard_normal((1, 256 * 23))}
+    rate, names = {"eeg": 128.0, "ecg": 256.0}, {"eeg": ("F7",), "ecg": ("ECG",)}
+    recording = Recording("a", "t", "v", signals, rate, names, 1.0, 1.0, tmp_path)
+    segments, starts, _, dropped, _ = prepare_data.preprocessing.cut(recording, flags)
+    assert starts.tolist() == [0, 10] and segments["ecg"].shape == (2, 1, 1280)
+    assert dropped == [(20.0, 3.0, "shorter than a segment")]
 
 
 def test_other_folders_are_never_replaced(amigos_raw, tmp_path, capsys):

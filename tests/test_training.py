@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from prepared import FINETUNE, NETWORK, PRETRAIN, call, done, open_run, write_set
 
+import checkpoints
 import training
+from batches import SignalRows
 from model import SingleModalityModel, sample_mask
 
 EEG = ("finetune.py", *"--modality eeg --fold 1 --target arousal".split(), *FINETUNE)
@@ -55,6 +57,72 @@ def test_adam_its_decay_and_the_steps_of_its_rate_are_those_of_torch(work):
     for name, weight in model.state_dict().items():
         torch.testing.assert_close(found[1][name].double(), weight, rtol=1e-6, atol=1e-9)
     assert [line["lr"] for line in log(work / f"{FOLD}arousal-frozen.jsonl")] == pytest.approx(rates, rel=1e-12)
+
+
+def test_seed_and_step_choose_what_a_step_draws():
+    drawn = {training.seed_step(seed, step).initial_seed() for seed in (0, 1) for step in (-2, -1, 0, 1)}
+    assert len(drawn) == 8
+    words = np.random.SeedSequence([0, 1 + 2**32]).generate_state(1, np.uint64)
+    assert training.seed_step(0, 1).initial_seed() == int(words[0] >> 1)
+
+
+def test_each_epoch_and_seed_has_an_order_of_its_own(work, monkeypatch):
+    seen, batch = [], SignalRows.batch
+
+    def spy(signals, places, *where):
+        seen.append(tuple(places))
+        return batch(signals, places, *where)
+
+    monkeypatch.setattr(SignalRows, "batch", spy)
+    orders = []
+    for seed in (0, 1):
+        seen.clear()
+        new = "--init", "random", "--run", f"runs/seed{seed}", "--seed", seed, "--n-folds", 4, "--batch-size", 400
+        done(*EEG, *new, *NETWORK, cwd=work)
+        orders += [each for each in seen if len(each) == max(map(len, seen))][:2]
+    assert len(set(orders)) == 4 and len({tuple(sorted(each)) for each in orders}) == 1
+
+
+@pytest.mark.parametrize("p", [0.0, 0.9])
+def test_dropout_of_the_classifier_is_on_in_training(work, p):
+    new = "--init", "random", "--run", "runs/new", "--n-folds", 4, *NETWORK, "--dropout", 0, "--classifier-dropout", p
+    done(*EEG, *new, "--lr", STILL, "--batch-size", 400, "--epochs", 1, cwd=work)
+    model = SingleModalityModel(2, **SHAPE, classifier_hidden=[6], points=96).eval()
+    path = work / "runs/new/eeg/fold1/arousal-random"
+    model.load_state_dict(torch.load(path.with_suffix(".pt"), weights_only=True)["model"])
+    rows, labels = open_run(work).labelled(1, "arousal")
+    signals = torch.from_numpy(np.load(work / "data/amigos/eeg.npy")[rows["train"]])
+    truth = torch.from_numpy(labels[rows["train"]]).float()
+    with torch.no_grad():
+        plain = F.binary_cross_entropy_with_logits(model.classify(signals), truth).item()
+    assert (abs(log(path.with_suffix(".jsonl"))[0]["train_loss"] - plain) < 1e-5) == (p == 0)
+
+
+def test_checkpoints_come_every_so_many_minutes(work, monkeypatch):
+    now, saved, save = [0.0], [], checkpoints.save
+
+    def clock():
+        now[0] += 60.0  # each look at the clock takes a minute
+        return now[0]
+
+    def spy(path, state):
+        saved.append((now[0], state["random"]["step"]))
+        save(path, state)
+
+    monkeypatch.setattr(training.time, "monotonic", clock)
+    monkeypatch.setattr(checkpoints, "save", spy)
+    new = "--init", "random", "--run", "runs/new", "--n-folds", 4, *NETWORK, "--batch-size", 4, "--epochs", 1
+    done(*EEG, *new, "--checkpoint-minutes", 10, cwd=work)
+    times = [at for at, step in saved if step]
+    assert len(times) > 1 and min(np.diff(times)) >= 600
+
+
+def test_another_number_of_threads_is_said(work):
+    path = work / f"{FOLD}arousal.pt"
+    state = torch.load(path, weights_only=True)
+    state["epoch"], state["flags"]["threads"] = 1, 7
+    torch.save(state, path)
+    assert "arousal.pt: was trained with --threads 7" in done(*EEG, "--threads", 1, cwd=work)
 
 
 def test_a_validation_loss_that_is_not_finite_stops_the_training(work):

@@ -154,6 +154,31 @@ def test_what_was_done_with_other_flags_or_for_other_bytes_is_not_used(raw, expe
     assert "earlier call" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("stop", [1, 2])
+def test_what_was_done_for_a_file_that_changed_is_not_used(tmp_path, monkeypatch, stop):
+    """Interrupted within the first file, and after it."""
+    for subject in (1, 2):
+        videos = {v: (amigos_signal(10 * subject + v, 1500), ratings(2, v + 1)) for v in range(2)}
+        write_amigos(tmp_path / "raw" / f"Data_Preprocessed_P0{subject}.mat", videos)
+    flags = ["--dataset", "amigos", "--raw", str(tmp_path / "raw"), "--workers", "1", "--out"]
+    cut, count = prepare_data.preprocessing.cut, [0]
+
+    def interrupt(recording, given):
+        count[0] += 1
+        if count[0] > stop:
+            raise KeyboardInterrupt
+        return cut(recording, given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare_data.preprocessing, "cut", interrupt)
+        assert prepare_data.main([*flags, str(tmp_path / "stopped")]) == 130
+    corrected = {v: (amigos_signal(77 + v, 2800), ratings(2, v + 1)) for v in range(2)}
+    write_amigos(tmp_path / "raw" / "Data_Preprocessed_P01.mat", corrected)
+    for out in ("stopped", "anew"):
+        assert prepare_data.main([*flags, str(tmp_path / out)]) == 0
+    assert written(tmp_path / "stopped" / "amigos") == written(tmp_path / "anew" / "amigos")
+
+
 def test_what_was_done_under_another_list_is_not_used(tmp_path, monkeypatch):
     for seed, name in enumerate("ab"):
         write_edf(tmp_path / "raw" / f"{name}.edf", edf_signal(seed, 25, 160), [*EEG, "ECG"], 160)
