@@ -161,6 +161,12 @@ def test_a_flag_that_is_no_number_is_named(tmp_path):
         assert said.startswith(f"pretrain.py: argument {flag}: ") and value in said
 
 
+@pytest.mark.parametrize("script, flag", [("finetune.py", "--classifier-dropout"), ("fuse.py", "--fusion-dropout")])
+def test_a_dropout_of_everything_is_refused(tmp_path, script, flag):
+    finished = call(script, flag, 1, "--print-flags", cwd=tmp_path)
+    assert finished.returncode == 2 and f"argument {flag}: expected a number below 1, found 1" in finished.stderr
+
+
 def test_a_warm_up_longer_than_the_training_is_said(work):
     flags = ("--modality", "ecg", "--fold", 3, *SMALL, "--run", "runs/warm", "--lr", 1e-3)
     assert "note:" not in done("pretrain.py", *flags, "--warmup-epochs", 2, cwd=work)

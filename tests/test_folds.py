@@ -134,6 +134,14 @@ def test_folds_depend_on_the_seed_and_on_nothing_else():
     assert not np.array_equal(first, folds.assign_folds(data, "segment", 10, 1))
 
 
+def test_validation_follows_the_seed_and_the_fold(tmp_path):
+    data = table()
+    runs = [make_run(data, tmp_path, fold_seed=seed) for seed in (0, 0, 1)]
+    same = [folds.Run(tmp_path, run.settings, run.data, runs[0].folds) for run in runs]
+    first, again, other = (run.split(3)["validation"].tolist() for run in same)
+    assert first == again != other
+
+
 @pytest.mark.parametrize("n_folds", [9, 1, 128])
 def test_folds_that_cannot_be_made_are_refused(n_folds):
     with pytest.raises(ValueError, match="--n-folds"):

@@ -122,6 +122,10 @@ def test_models_that_are_none(work):
     rows = work / "rows.npy"
     np.save(rows, np.arange(5))
     refused(work, "--model", f"{MODELS['eeg']}.pt", *data, "--rows", "rows.npy", says=["rows.npy", "expected rows of"])
+    predictions = np.load(work / f"{MODELS['eeg']}.npy")
+    predictions["segment"][0] = -1
+    np.save(rows, predictions)
+    refused(work, "--model", f"{MODELS['eeg']}.pt", *data, "--rows", "rows.npy", says=["rows.npy", "found -1 to"])
 
 
 def test_base_models_that_were_trained_again(work):

@@ -217,6 +217,16 @@ def test_examples_where_there_are_none(run):
     }
 
 
+def test_the_example_is_that_whose_least_sure_model_is_surest():
+    def said(*probabilities):
+        made = np.empty(len(probabilities), training.PREDICTION_DTYPE)
+        made["segment"], made["label"], made["probability"] = np.arange(len(made)), 1, probabilities
+        return made
+
+    found = figures.examples({"ecg": said(0.01, 0.2), "eeg": said(0.99, 0.8), "fused": said(0.51, 0.8)})
+    assert found["ecg"] == (1, 2, 0, 2)
+
+
 def test_picture_of_a_segment_shows_its_signals_and_what_was_said(run):
     row = figures.examples({model: files(run, model) for model in ("ecg", "eeg", "fused")})["ecg"][0]
     said = report.opinions(run, row, "arousal")

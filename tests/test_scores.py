@@ -286,6 +286,12 @@ def test_random_exchanges_agree_with_all():
     assert some == pytest.approx(every, abs=4 * np.sqrt(every * (1 - every) / 4095))
 
 
+def test_random_exchanges_follow_the_seed():
+    first, second = predictions(subjects=20, skill=1.0), predictions(subjects=20, skill=1.1)
+    found = [scores.sign_flip(first, second, "f1", 50, seed) for seed in (0, 1, 2, 3, 0)]
+    assert len(set(found)) > 1 and found[0] == found[4]
+
+
 def test_one_subject_has_no_interval_over_subjects():
     made = predictions(subjects=1)
     assert np.isnan(scores.bootstrap(made, "f1", 10, 0)).all()

@@ -117,6 +117,15 @@ def test_checkpoints_come_every_so_many_minutes(work, monkeypatch):
     assert len(times) > 1 and min(np.diff(times)) >= 600
 
 
+def test_a_key_pressed_before_training_ends_with_130(work, monkeypatch):
+    def press(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "fit", press)
+    finished = call(*EEG, "--fresh", cwd=work)
+    assert finished.returncode == 130 and finished.stderr == ""
+
+
 def test_another_number_of_threads_is_said(work):
     path = work / f"{FOLD}arousal.pt"
     state = torch.load(path, weights_only=True)
