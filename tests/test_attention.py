@@ -1,8 +1,8 @@
 """Attention against float64, PyTorch's own operations and its exported mask.
 
 Every test runs on whichever path this process has: the Triton kernels on a GPU (TEST_GPU=1) or in Triton's interpreter
-(TRITON_INTERPRET=1); the PyTorch path elsewhere. Where it is the PyTorch path, the last two tests run the file once more in the
-interpreter.
+(TRITON_INTERPRET=1); the PyTorch path elsewhere. Where it is the PyTorch path, the last two tests run the file once
+more in the interpreter.
 """
 import json
 import math
