@@ -39,14 +39,12 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
-import checkpoints
-import features
-import folds
 import paper
-import training
-import variants
-from batches import SignalRows
-from files import sha256_of_file, write_json
+from analysis import features
+from common.files import sha256_of_file, write_json
+from protocol import folds, records
+from protocol.batches import SignalRows
+from training import checkpoints, loop
 
 MODALITIES = {"classical": ("eeg", "ecg", "both"), "amigos": ("eeg", "ecg", "gsr", "fused")}
 HYPER_PARAMETERS = {"classical": ("regularisation", "inner_folds"), "amigos": ("n_features", "inner_folds")}
@@ -74,7 +72,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--raw", type=Path, help="folder with the files of AMIGOS, for --model amigos")
     folds.add_flags(parser)
     group = parser.add_argument_group("labels of training, named in the files: arousal-shuffled.npy")
-    variants.add_label_flags(group)
+    records.add_label_flags(group)
     group = parser.add_argument_group("hyper-parameters")
     group.add_argument(
         "--regularisation",
@@ -113,7 +111,7 @@ def parse() -> argparse.Namespace:
     args.fold = list(range(args.n_folds)) if args.fold is None else sorted(set(args.fold))
     if args.model == "amigos" and args.raw is None:
         raise ValueError("--model amigos: needs --raw, the folder with the files of AMIGOS")
-    training.stop_if_printing(args)
+    loop.stop_if_printing(args)
     return args
 
 
@@ -121,7 +119,7 @@ def parse() -> argparse.Namespace:
 
 
 def predictions_path(args: argparse.Namespace, modality: str, fold: int, target: str) -> Path:
-    return args.run / f"{args.model}-{modality}" / f"fold{fold}" / f"{target}{variants.suffix(args)}.npy"
+    return args.run / f"{args.model}-{modality}" / f"fold{fold}" / f"{target}{records.suffix(args)}.npy"
 
 
 def identity_of(args: argparse.Namespace, run: folds.Run, modality: str, fold: int, target: str) -> dict:
@@ -176,7 +174,7 @@ def split_work(args: argparse.Namespace, run: folds.Run, work: dict) -> dict[tup
 def write(path: Path, rows: np.ndarray, labels: np.ndarray, logits: np.ndarray, record: dict) -> dict:
     """Write predictions and, last, the record beside them; returns the record."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    training.write_predictions(path, rows, labels, torch.from_numpy(logits))
+    loop.write_predictions(path, rows, labels, torch.from_numpy(logits))
     versions = {**checkpoints.versions(), "scipy": scipy.__version__, "scikit-learn": sklearn.__version__}
     record = {**record, "predictions_sha256": sha256_of_file(path), "versions": versions}
     write_json(path.with_suffix(".json"), record)
@@ -391,4 +389,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    training.run_script(main)
+    loop.run_script(main)

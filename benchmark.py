@@ -11,7 +11,7 @@ import argparse
 import sys
 
 import paper
-from benchmarking import attention, cohort, preparation, scale, step
+from benchmarks import attention, cohort, preparation, scale, step
 
 PARTS = {"prepare": preparation, "cohort": cohort, "attention": attention, "step": step, "scale": scale}
 

@@ -23,10 +23,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import folds
 import paper
-import stages
-import training
+from common import ray_stages
+from protocol import folds
+from training import loop
 
 STAGES = ("pretrain", "finetune", "fuse")
 GPUS = (1.0, 0.5, 0.25)  # of a cell of each stage: assumed
@@ -113,7 +113,7 @@ def parse() -> argparse.Namespace:
     folds.resolve_flags(args)
     if args.folds is None:
         args.folds = list(range(args.n_folds))
-    training.stop_if_printing(args)
+    loop.stop_if_printing(args)
     if max(args.folds) >= args.n_folds:
         raise ValueError(f"--folds {max(args.folds)}: expected 0 to {args.n_folds - 1}, as the run has {args.n_folds}")
     return args
@@ -184,9 +184,9 @@ def run_cell(stage: str, flags: list[str], log: Path, threads: int, folder: str,
     """(state, reason) of a cell, inside a Ray worker. Raises ChildProcessError where the stage was killed."""
     if any(state != "done" for state, _ in needed):
         return "left out", ""
-    process = stages.start(f"{stage}.py", flags, Path(folder) / log, threads, folder)
-    code, reason = process.wait(), stages.last_line(Path(folder) / log)
-    if stages.was_stopped(code):
+    process = ray_stages.start(f"{stage}.py", flags, Path(folder) / log, threads, folder)
+    code, reason = process.wait(), ray_stages.last_line(Path(folder) / log)
+    if ray_stages.was_stopped(code):
         raise ChildProcessError(f"{stage}.py ended with {code}: {reason}")
     return ("failed" if code else "done"), reason
 
@@ -194,7 +194,7 @@ def run_cell(stage: str, flags: list[str], log: Path, threads: int, folder: str,
 def look(cell: Cell, log: Path) -> list[str]:
     """Bring a cell's attempts and epoch up to date with its log; a line if it was started since."""
     news, text = [], log.read_text(errors="replace") if log.exists() else ""
-    started = re.findall(f"^{stages.START}(.*?):", text, re.MULTILINE)
+    started = re.findall(f"^{ray_stages.START}(.*?):", text, re.MULTILINE)
     if len(started) > cell.attempts:
         again = f", attempt {len(started)}, for its worker or node died" if len(started) > 1 else ""
         cell.state, cell.attempts = "running", len(started)
@@ -271,7 +271,7 @@ def main() -> None:
     for fold in args.folds:
         run.split(fold)
     cells = grid(args)
-    (ray,) = stages.start_ray(args.address, args.threads, max(args.gpus or (0,)))
+    (ray,) = ray_stages.start_ray(args.address, args.threads, max(args.gpus or (0,)))
     run.start()  # here and once, not by many cells at a time
     nodes = sum(node["Alive"] for node in ray.nodes())
     print(f"{args.run}: {len(cells)} cells on {nodes} node{'s' if nodes > 1 else ''}", flush=True)
@@ -282,10 +282,10 @@ def main() -> None:
     for cell in undone:
         print(f"cluster.py: {cell.name} {cell.state}, {cell.reason}", file=sys.stderr)
     print(f"{len(cells) - len(undone)} of {len(cells)} cells are done", flush=True)
-    command = [sys.executable, str(stages.HERE / "evaluate.py"), "--run", str(args.run), "--data", str(args.data)]
+    command = [sys.executable, str(ray_stages.HERE / "evaluate.py"), "--run", str(args.run), "--data", str(args.data)]
     evaluation = subprocess.run(command)
     raise SystemExit(1 if undone else evaluation.returncode)
 
 
 if __name__ == "__main__":
-    training.run_script(main)
+    loop.run_script(main)

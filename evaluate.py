@@ -19,16 +19,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-import checkpoints
-import folds
 import paper
-import scores
-import tables
-import training
-import variants
-from evaluated import MODELS, PRIORS, RULES, VARIANT, Evaluated, name_of
-from files import sha256_of_file
-from segments import open_segments
+from analysis import scores, tables
+from analysis.compared import MODELS, PRIORS, RULES, VARIANT, Evaluated, name_of
+from common.files import sha256_of_file
+from protocol import folds, records
+from protocol.segments import open_segments
+from training import checkpoints, loop
 
 LEFT_OUT = re.compile(r"-out\d+of\d+$")  # of the models that cross-fitted fusion is made from
 
@@ -77,7 +74,7 @@ def parse() -> argparse.Namespace:
     args = parser.parse_args()
     if (args.rows or args.out) and not args.report:
         raise ValueError("--rows, --out: they need --report; add it")
-    training.stop_if_printing(args)
+    loop.stop_if_printing(args)
     return args
 
 
@@ -123,7 +120,7 @@ def numbers(table: np.ndarray) -> dict[str, np.ndarray]:
 
 def read_predictions(path: Path, test: np.ndarray, labels: np.ndarray, what: str, threshold: str) -> np.ndarray:
     """The content of a prediction file; ValueError unless it predicts each of the rows `test` once."""
-    predictions = training.read_predictions(path)
+    predictions = loop.read_predictions(path)
     if not np.array_equal(np.sort(predictions["segment"]), test):
         twice = len(np.unique(predictions["segment"])) < len(predictions)
         expected = f"one prediction for each of the {len(test)} {what}" + (", none twice" if twice else "")
@@ -133,7 +130,7 @@ def read_predictions(path: Path, test: np.ndarray, labels: np.ndarray, what: str
         expected = "probabilities from 0 to 1"
     else:
         return predictions
-    raise ValueError(f"{path}: expected {expected}, found others; {training.AGAIN}")
+    raise ValueError(f"{path}: expected {expected}, found others; {loop.AGAIN}")
 
 
 @functools.cache
@@ -172,7 +169,7 @@ def check_checkpoint(path: Path, run: folds.Run, fold: int, variant: re.Match) -
         script, known, parts = "fuse.py", found.get("base_sha256", []), found.get("cross_fit")
         if bool(parts) != (model == "fused-crossfit"):
             raise ValueError(f"{path}: expected a model of {model}, found --cross-fit {parts}; call {script} again")
-        names = [variants.left_out(part, parts) for part in range(parts)] if parts else [""]
+        names = [records.left_out(part, parts) for part in range(parts)] if parts else [""]
         bases = [(modality, name) for name in names for modality in paper.MODALITIES]
         parents = [run.folder / modality / of_fold / f"{path.stem}{name}.pt" for modality, name in bases]
     checkpoints.check_identity(path, found, expected)
@@ -216,11 +213,11 @@ def read_elsewhere(path: Path, fold: int, target: str) -> tuple[np.ndarray, str]
         data, threshold, sha256 = open_segments(known["data"]), str(known["threshold"]), known["data_sha256"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{about}: expected data, data_sha256 and threshold as JSON, found {error!r}; {training.AGAIN}"
+            f"{about}: expected data, data_sha256 and threshold as JSON, found {error!r}; {loop.AGAIN}"
         )
     if folds.data_sha256(data) != sha256:
         raise ValueError(
-            f"{path}: expected predictions on {known['data']} as it is now, found others; {training.AGAIN}"
+            f"{path}: expected predictions on {known['data']} as it is now, found others; {loop.AGAIN}"
         )
     labels = folds.labels(data.table, target, threshold)
     test = np.flatnonzero(labels >= 0)
@@ -243,7 +240,7 @@ def read_rows(run: folds.Run, parts: dict) -> tuple[dict, list[str]]:
         fold, target = int(fold), match["target"]
         if (fold, target) not in parts:
             raise ValueError(
-                f"{path}: expected a fold of {run.folder} with {target} ratings, found {fold}; {training.AGAIN}"
+                f"{path}: expected a fold of {run.folder} with {target} ratings, found {fold}; {loop.AGAIN}"
             )
         known = check_checkpoint(path.with_name(f"{path.stem.split('@')[0]}.pt"), run, fold, match)
         known = known or recorded_flags(path.with_suffix(".json"))
@@ -376,7 +373,7 @@ def main() -> None:
             for note in each.notes:
                 print(f"note: {note}")
     if args.report:  # last, so that nothing that keeps it from being written keeps the tables from being seen
-        import report
+        from analysis import report
 
         page = report.write_report([each.run for each in runs], printed, args.out or args.run[0], tuple(args.rows))
         if not args.json:
@@ -384,4 +381,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    training.run_script(main)
+    loop.run_script(main)

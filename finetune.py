@@ -15,15 +15,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-import checkpoints
-import folds
 import paper
-import ranks
-import training
-import variants
-from batches import SignalRows
-from files import sha256_of_file
+from common.files import sha256_of_file
 from model import SingleModalityModel, parameter_count
+from protocol import folds, records
+from protocol.batches import SignalRows
+from training import checkpoints, distributed, loop
 
 
 def parse() -> tuple[argparse.Namespace, dict | None]:
@@ -31,7 +28,7 @@ def parse() -> tuple[argparse.Namespace, dict | None]:
     parser = paper.Parser(description=__doc__)
     parser.add_argument("--modality", choices=paper.MODALITIES, required=True, help="signals to use (paper 3)")
     parser.add_argument("--target", choices=paper.TARGETS, required=True, help="what to recognise (paper 3.2.2)")
-    variants.add_flags(parser)
+    records.add_flags(parser)
     parser.add_argument(
         "--leave-out",
         type=part_of,
@@ -39,9 +36,9 @@ def parse() -> tuple[argparse.Namespace, dict | None]:
         help="train without part J, counted from 0, of K equal parts of the training segments, cut by the unit of "
         "--split; writes arousal-out0of5.pt. `fuse.py --cross-fit K` takes all K of both modalities (assumed)",
     )
-    variants.add_test_flag(parser)
+    records.add_test_flag(parser)
     folds.add_flags(parser)
-    training.add_flags(parser)
+    loop.add_flags(parser)
     paper.add_flags(parser, "finetune")
     args = parser.parse_args()
     folds.resolve_flags(args)
@@ -54,7 +51,7 @@ def parse() -> tuple[argparse.Namespace, dict | None]:
                 raise ValueError(f"{path}: expected a network with {name} {wanted}, found {found}; leave the flag out")
     known = checkpoints.network_of(path, state) if state else None
     paper.resolve_flags(args, "finetune", args.modality, known)
-    training.finish_flags(args)
+    loop.finish_flags(args)
     return args, state
 
 
@@ -80,28 +77,28 @@ def main() -> None:
         checkpoints.check_identity(path, pretrained["identity"], {**identity, "target": None})
         checkpoints.check_finished(path, pretrained)
     identity |= {"target": args.target, "threshold": args.threshold, "leave_out": args.leave_out}
-    identity |= {flag: getattr(args, flag) for flag in variants.FLAGS}
+    identity |= {flag: getattr(args, flag) for flag in records.FLAGS}
     identity["init_sha256"] = sha256_of_file(path) if pretrained else None
-    path = (args.validation_only or folder(args)) / f"{args.target}{variants.suffix(args)}.pt"
+    path = (args.validation_only or folder(args)) / f"{args.target}{records.suffix(args)}.pt"
 
     origin = checkpoints.origin(run.data, [args.modality], pretrained["extra_sources"] if pretrained else [])
     others = folds.open_test_sets(run, args.test_data, args.target, origin["extra_sources"])
     for data, *_ in others:
         checkpoints.check_data(run.data.folder, origin, data)
     predictions = None if args.validation_only else path.with_suffix(".npy")
-    if not training.is_done(path, predictions, identity, args):
+    if not loop.is_done(path, predictions, identity, args):
         train_model(run, rows, labels, pretrained, path, identity, origin, args)
 
     def logits(data, rows):
         signals = SignalRows([(data, rows)], args.modality)
         state = checkpoints.load(path, "")
         model = checkpoints.load_classifier(path, state, signals.channels, signals.points).to(
-            *training.device_and_dtype(args)
+            *loop.device_and_dtype(args)
         )
-        return training.predict(model.classify, model, signals, np.arange(len(rows)), args)
+        return loop.predict(model.classify, model, signals, np.arange(len(rows)), args)
 
-    if ranks.rank() == 0:
-        training.predict_elsewhere(path, others, logits, args)
+    if distributed.rank() == 0:
+        loop.predict_elsewhere(path, others, logits, args)
 
 
 def train_model(run, rows, labels, pretrained: dict | None, path: Path, identity: dict, origin: dict, args) -> None:
@@ -109,10 +106,10 @@ def train_model(run, rows, labels, pretrained: dict | None, path: Path, identity
     seen = np.concatenate([rows["train"], rows["validation"]])
     signals = SignalRows([(run.data, seen)], args.modality)
     train, validation = np.split(np.arange(len(signals)), [len(rows["train"])])
-    device, dtype = training.device_and_dtype(args)
+    device, dtype = loop.device_and_dtype(args)
     truth = torch.from_numpy(labels[signals.row]).to(dtype)
 
-    training.seed_step(args.seed, 0)
+    loop.seed_step(args.seed, 0)
     model = SingleModalityModel(
         signals.channels,
         **{name: getattr(args, name) for name in paper.NETWORK},
@@ -127,27 +124,27 @@ def train_model(run, rows, labels, pretrained: dict | None, path: Path, identity
     print(f"{parameter_count(trained):,} parameters, on {args.device} in {args.precision}")
     if args.freeze:
         # Without a gradient, Adam leaves the weights that made these alone.
-        cls = training.predict(model.encode_cls, model, signals, np.arange(len(signals)), args)
+        cls = loop.predict(model.encode_cls, model, signals, np.arange(len(signals)), args)
 
     def loss(places, generator, mine):
         wanted = truth[places[mine]].to(device, non_blocking=True)
         if args.freeze:
             logits = model.classifier(cls[places[mine]]).squeeze(-1)
         else:
-            seeds = training.layer_seeds(generator, len(places), mine, args)
+            seeds = loop.layer_seeds(generator, len(places), mine, args)
             logits = model.classify(signals.batch(places[mine], device, dtype), seeds)
         mean = F.binary_cross_entropy_with_logits(logits.to(wanted.dtype), wanted)
         return mean * (len(wanted) / len(places))
 
-    if ranks.rank() == 0:
+    if distributed.rank() == 0:
         run.start()
-    training.fit(model, loss, train, validation, training.step_decay(args), path, args, identity, origin)
-    if args.validation_only or ranks.rank() > 0:
+    loop.fit(model, loss, train, validation, loop.step_decay(args), path, args, identity, origin)
+    if args.validation_only or distributed.rank() > 0:
         return
     test = SignalRows([(run.data, rows["test"])], args.modality)
-    logits = training.predict(model.classify, model, test, np.arange(len(test)), args)
-    training.write_predictions(path.with_suffix(".npy"), rows["test"], labels, logits)
+    logits = loop.predict(model.classify, model, test, np.arange(len(test)), args)
+    loop.write_predictions(path.with_suffix(".npy"), rows["test"], labels, logits)
 
 
 if __name__ == "__main__":
-    training.run_script(main, processes=True)
+    loop.run_script(main, processes=True)

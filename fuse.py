@@ -21,21 +21,19 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-import checkpoints
-import folds
 import paper
-import training
-import variants
-from batches import SignalRows
-from files import sha256_of_file
+from common.files import sha256_of_file
 from model import FusionModel, parameter_count
-from segments import Segments
+from protocol import folds, records
+from protocol.batches import SignalRows
+from protocol.segments import Segments
+from training import checkpoints, loop
 
 
 def parse() -> argparse.Namespace:
     parser = paper.Parser(description=__doc__)
     parser.add_argument("--target", choices=paper.TARGETS, required=True, help="what to recognise (paper 3.4)")
-    variants.add_flags(parser)
+    records.add_flags(parser)
     parser.add_argument(
         "--cross-fit",
         type=paper.positive(int, least=2),
@@ -44,14 +42,14 @@ def parse() -> argparse.Namespace:
         "`finetune.py --leave-out J/K` for J from 0 to K - 1, as the features of test segments are; see above "
         "(default: from the models that were, paper 3.4, 4.4)",
     )
-    variants.add_test_flag(parser)
+    records.add_test_flag(parser)
     folds.add_flags(parser)
-    training.add_flags(parser)
+    loop.add_flags(parser)
     paper.add_flags(parser, "fuse")
     args = parser.parse_args()
     folds.resolve_flags(args)
     paper.resolve_flags(args, "fuse")
-    training.finish_flags(args)
+    loop.finish_flags(args)
     return args
 
 
@@ -61,9 +59,9 @@ def main() -> None:
     if missing := set(paper.MODALITIES) - set(run.data.signals):
         raise ValueError(f"{run.data.folder}: holds no {missing.pop()}, which a fusion of EEG and ECG needs")
     rows, labels = run.labelled(args.fold, args.target, args.shuffle_labels, args.label_fraction)
-    name, parts = args.target + variants.suffix(args), args.cross_fit
+    name, parts = args.target + records.suffix(args), args.cross_fit
     identity = {**run.identity, "fold": args.fold, "target": args.target, "threshold": args.threshold}
-    identity |= {flag: getattr(args, flag) for flag in variants.FLAGS}
+    identity |= {flag: getattr(args, flag) for flag in records.FLAGS}
     if parts:
         part = run.training_parts(args.fold, rows["train"], parts)
         pairs = [load_bases(args, name, identity, [number, parts]) for number in range(parts)]
@@ -81,16 +79,16 @@ def main() -> None:
     for data, *_ in others:
         checkpoints.check_data(run.data.folder, origin, data)
     predictions = None if args.validation_only else path.with_suffix(".npy")
-    if not training.is_done(path, predictions, identity, args):
+    if not loop.is_done(path, predictions, identity, args):
         train_model(run, rows, part, labels, pairs, path, identity, origin, args)
 
     def logits(data, rows):
         features = [base_features(pair, data, rows, args) for pair in pairs]
         model = FusionModel(features[0].shape[1], args.fusion_hidden, args.fusion_dropout)
         checkpoints.load_weights(model, path, checkpoints.load(path, "")["model"])
-        return fused_logits(model.to(*training.device_and_dtype(args)), features, args)
+        return fused_logits(model.to(*loop.device_and_dtype(args)), features, args)
 
-    training.predict_elsewhere(path, others, logits, args)
+    loop.predict_elsewhere(path, others, logits, args)
 
 
 def load_bases(args: argparse.Namespace, name: str, identity: dict, leave_out: list | None) -> list[tuple]:
@@ -98,7 +96,7 @@ def load_bases(args: argparse.Namespace, name: str, identity: dict, leave_out: l
     without part J of K where `leave_out` is [J, K]."""
     flags = "the same flags"
     if leave_out:
-        name += variants.left_out(*leave_out)
+        name += records.left_out(*leave_out)
         flags += " and --leave-out {}/{}".format(*leave_out)
     pair = []
     for modality in paper.MODALITIES:
@@ -120,16 +118,16 @@ def base_features(pair: list[tuple], data: Segments, rows: np.ndarray, args: arg
     for modality, path, state in pair:
         signals = SignalRows([(data, rows)], modality)
         base = checkpoints.load_classifier(path, state, signals.channels, signals.points).to(
-            *training.device_and_dtype(args)
+            *loop.device_and_dtype(args)
         )
-        features.append(training.predict(base.features, base, signals, np.arange(len(rows)), args))
+        features.append(loop.predict(base.features, base, signals, np.arange(len(rows)), args))
     return torch.cat(features, dim=1)
 
 
 def fused_logits(model: FusionModel, features: list[torch.Tensor], args: argparse.Namespace) -> torch.Tensor:
     """(K, n) logits of the features (n, F) by each of K pairs."""
     model.eval()
-    with torch.no_grad(), training.autocast(args):
+    with torch.no_grad(), loop.autocast(args):
         return torch.stack([model(each).float() for each in features])
 
 
@@ -140,11 +138,11 @@ def train_model(run, rows, part, labels, pairs, path: Path, identity: dict, orig
     own = [rows["train"][part == number] for number in range(len(pairs))]
     shown = [*own, *[rows["validation"]] * len(pairs)]
     features = torch.cat([base_features(pair, run.data, some, args) for pair, some in zip([*pairs, *pairs], shown)])
-    truth = torch.from_numpy(labels[np.concatenate(shown)]).to(*training.device_and_dtype(args))
+    truth = torch.from_numpy(labels[np.concatenate(shown)]).to(*loop.device_and_dtype(args))
     train, validation = np.split(np.arange(len(truth)), [len(rows["train"])])
 
-    training.seed_step(args.seed, 0)
-    model = FusionModel(features.shape[1], args.fusion_hidden, args.fusion_dropout).to(*training.device_and_dtype(args))
+    loop.seed_step(args.seed, 0)
+    model = FusionModel(features.shape[1], args.fusion_hidden, args.fusion_dropout).to(*loop.device_and_dtype(args))
     print(f"{parameter_count(model):,} parameters, on {args.device} in {args.precision}")
 
     def loss(places, generator, mine):
@@ -152,12 +150,12 @@ def train_model(run, rows, part, labels, pairs, path: Path, identity: dict, orig
         return F.binary_cross_entropy_with_logits(logits, truth[places])
 
     run.start()
-    training.fit(model, loss, train, validation, training.step_decay(args), path, args, identity, origin)
+    loop.fit(model, loss, train, validation, loop.step_decay(args), path, args, identity, origin)
     if args.validation_only:
         return
     test = [base_features(pair, run.data, rows["test"], args) for pair in pairs]
-    training.write_predictions(path.with_suffix(".npy"), rows["test"], labels, fused_logits(model, test, args))
+    loop.write_predictions(path.with_suffix(".npy"), rows["test"], labels, fused_logits(model, test, args))
 
 
 if __name__ == "__main__":
-    training.run_script(main)
+    loop.run_script(main)

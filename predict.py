@@ -19,14 +19,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-import checkpoints
-import folds
 import paper
-import training
-from batches import SignalRows
-from files import sha256_of_file, write_atomically
+from common.files import sha256_of_file, write_atomically
 from model import FusionModel
-from segments import open_segments
+from protocol import folds
+from protocol.batches import SignalRows
+from protocol.segments import open_segments
+from training import checkpoints, loop
 
 UNSAFE = re.compile(r'[%/\\:*?"<>|\x00-\x1f]')  # in the name of a file
 MEAN_DTYPE = np.dtype([("segment", "i8"), ("probability", "f4"), ("spread", "f4")])
@@ -51,11 +50,11 @@ def parse() -> argparse.Namespace:
         default=True,
         help="draw a picture of each recording (default: yes; assumed)",
     )
-    training.add_machine_flags(parser)
+    loop.add_machine_flags(parser)
     add("--json", action="store_true", help="print the closing summary as JSON")
     add("--print-flags", action="store_true", help="print every resolved flag as JSON and stop")
     args = parser.parse_args()
-    training.use_machine(args)
+    loop.use_machine(args)
     return args
 
 
@@ -90,7 +89,7 @@ def read_rows(args, data) -> np.ndarray:
     if not args.rows:
         return np.arange(len(data.table))
     advice = "give a prediction file of finetune.py or fuse.py"
-    rows = training.read_predictions(args.rows, advice)["segment"]
+    rows = loop.read_predictions(args.rows, advice)["segment"]
     if len(rows) == 0:
         raise ValueError(f"{args.rows}: expected a prediction or more, found none; {advice}")
     if rows.min() < 0 or rows.max() >= len(data.table):
@@ -104,14 +103,14 @@ def features_and_logits(path: Path, state: dict, modality: str, data, rows, args
     """(n, F + 1) of a single-modality model, the last column being the logit."""
     signals = SignalRows([(data, rows)], modality)
     model = checkpoints.load_classifier(path, state, signals.channels, signals.points).to(
-        *training.device_and_dtype(args)
+        *loop.device_and_dtype(args)
     )
 
     def forward(batch):
         features = model.features(batch)
         return torch.cat([features, model.classifier.output(features)], dim=1)
 
-    return training.predict(forward, model, signals, np.arange(len(rows)), args)
+    return loop.predict(forward, model, signals, np.arange(len(rows)), args)
 
 
 @torch.no_grad()
@@ -131,8 +130,8 @@ def apply(path: Path, state: dict, data, rows, args) -> np.ndarray:
         inputs, flags = torch.cat(bases, dim=1), state["flags"]
         model = FusionModel(inputs.shape[1], flags["fusion_hidden"], flags["fusion_dropout"])
         checkpoints.load_weights(model, path, state["model"])
-        model.to(*training.device_and_dtype(args)).eval()
-        with training.autocast(args):
+        model.to(*loop.device_and_dtype(args)).eval()
+        with loop.autocast(args):
             features = model.classifier.features(inputs)
             output = torch.cat([features, model.classifier.output(features)], dim=1).float()
     dtype = [("segment", "i8"), ("logit", "f4"), ("probability", "f4"), ("features", "f4", (output.shape[1] - 1,))]
@@ -214,4 +213,4 @@ def is_training_data(state: dict, data) -> bool:
 
 
 if __name__ == "__main__":
-    training.run_script(main)
+    loop.run_script(main)

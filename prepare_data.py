@@ -22,24 +22,25 @@ import scipy
 from tqdm import tqdm
 
 import paper
-import preprocessing
-import survey
-from cutting import Job, check_names, cut_file, map_files, new_folder, open_parts
+from common.files import sha256_of_file, sync, write_json
 from datasets import (
     amigos,
     ascertain,
     bci2000,
     dreamer,
     eegmat,
-    folder as own_folder,
     large_eeg_bci,
     normalise_name,
     pspm,
     simulated,
     way_eeg_gal,
 )
-from files import sha256_of_file, sync, write_json
-from segments import SEGMENT_DTYPE, SegmentWriter, read_manifest
+from datasets import (
+    folder as own_folder,
+)
+from preparing import check, filters
+from preparing.workers import Job, check_names, cut_file, map_files, new_folder, open_parts
+from protocol.segments import SEGMENT_DTYPE, SegmentWriter, read_manifest
 
 READERS = {
     "amigos": amigos,
@@ -104,7 +105,7 @@ def write_segments(recordings, channels, flags, folder, parts, manifest):
         if subject in manifest["subjects"]:
             raise ValueError(f"subject {subject} comes from files that do not follow each other; rename them")
         group = list(group)
-        total = {m: preprocessing.Moments(len(names)) for m, names in channels.items()}
+        total = {m: filters.Moments(len(names)) for m, names in channels.items()}
         for recording in group:
             for modality, values in recording["moments"].items():
                 total[modality].merge(*values)
@@ -122,8 +123,8 @@ def write_segments(recordings, channels, flags, folder, parts, manifest):
                     while block := file.read(8 * BLOCK * len(channels[modality]) * flags.points):
                         block = np.frombuffer(block).reshape(shape)
                         if flags.normalise == "subject":
-                            block = preprocessing.z_score(block, mean, sd)
-                        if not preprocessing.finite(block).all():
+                            block = filters.z_score(block, mean, sd)
+                        if not filters.finite(block).all():
                             raise ValueError(
                                 f"{flags.raw}: subject {subject} has {modality} values too large or too small for "
                                 f"float32 (SD {' '.join(f'{x:g}' for x in sd[:, 0])}); take the damaged files out"
@@ -157,7 +158,7 @@ def preprocessing_flags(flags, channels) -> dict:
         "high": flags.high,
         "filter": "Butterworth, zero phase",
         "filter_order": flags.filter_order,
-        "extension": preprocessing.EXTENSION,
+        "extension": filters.EXTENSION,
         "resampling": "polyphase",
         "rate": flags.rate,
         "seconds_per_segment": flags.seconds_per_segment,
@@ -289,9 +290,9 @@ def resolve(flags):
         raise ValueError(
             f"--low {flags.low:g} --high {flags.high:g} --rate {flags.rate}: expected low < high < rate / 2"
         )
-    if "ecg" in flags.modalities and flags.rate <= 2 * preprocessing.BEATS_TO_HZ:
+    if "ecg" in flags.modalities and flags.rate <= 2 * filters.BEATS_TO_HZ:
         raise ValueError(
-            f"--rate {flags.rate}: heart beats are looked for up to {preprocessing.BEATS_TO_HZ} Hz; take more"
+            f"--rate {flags.rate}: heart beats are looked for up to {filters.BEATS_TO_HZ} Hz; take more"
         )
     flags.points = round(flags.seconds_per_segment * flags.rate)
     if flags.points < 1 or abs(flags.points - flags.seconds_per_segment * flags.rate) > 1e-6:
@@ -313,7 +314,7 @@ def run(flags) -> int:
     in_files = {**channels, "ecg": [flags.ecg_channel]} if flags.ecg_channel else channels
     folder = flags.out / flags.name
     if flags.check:
-        return survey.check(paths, Job(reader, flags.raw, in_files, flags))
+        return check.check(paths, Job(reader, flags.raw, in_files, flags))
     done = not flags.fresh and already_done(folder, flags, channels, paths)
     if not done:
         if folder.exists() and any(folder.iterdir()):
@@ -338,7 +339,7 @@ def run(flags) -> int:
             write_segments(recordings, channels, flags, temporary, parts, manifest)
             shutil.rmtree(parts)
             write_json(temporary / "manifest.json", manifest)
-    survey.report(folder, read_manifest(folder), done, flags.json)
+    check.report(folder, read_manifest(folder), done, flags.json)
     return 0
 
 
@@ -346,7 +347,7 @@ def main(argv=None) -> int:
     try:
         flags = parse_flags(argv)
         if flags.list:
-            survey.print_sets(READERS)
+            check.print_sets(READERS)
             return 0
         resolve(flags)
         if not flags.print_flags:

@@ -11,14 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-import checkpoints
-import folds
 import paper
-import ranks
-import training
-from batches import SignalRows
 from model import SingleModalityModel, parameter_count, sample_mask
-from segments import open_segments
+from protocol import folds
+from protocol.batches import SignalRows
+from protocol.segments import open_segments
+from training import checkpoints, distributed, loop
 
 
 def parse() -> argparse.Namespace:
@@ -28,12 +26,12 @@ def parse() -> argparse.Namespace:
         "--extra", type=Path, nargs="*", default=[], metavar="DIR", help="further prepared data sets (paper 4.1.1)"
     )
     folds.add_flags(parser)
-    training.add_flags(parser)
+    loop.add_flags(parser)
     paper.add_flags(parser, "pretrain")
     args = parser.parse_args()
     folds.resolve_flags(args)
     paper.resolve_flags(args, "pretrain", args.modality)
-    training.finish_flags(args)
+    loop.finish_flags(args)
     return args
 
 
@@ -42,7 +40,7 @@ def baselines(signals: SignalRows, validation: np.ndarray, masks, args) -> tuple
     zero and of linear interpolation between the points on either side of a span (held flat at the segment's ends)."""
     squared_zero, squared_line, count = 0.0, 0.0, 0
     points = np.arange(signals.points)
-    for places, generator in training.validation_batches(validation, args):
+    for places, generator in loop.validation_batches(validation, args):
         batch = signals.batch(places, "cpu").numpy()
         for segment, mask in zip(batch, masks(len(places), generator).numpy()):
             if mask.all():
@@ -70,7 +68,7 @@ def main() -> None:
         "extra_sha256": [folds.data_sha256(data) for data in extra],
     }
     path = (args.validation_only or args.run / args.modality / f"fold{args.fold}") / "pretrain.pt"
-    if training.is_done(path, None, identity, args):
+    if loop.is_done(path, None, identity, args):
         return
 
     parts = [(run.data, rows["pretrain"]), *((data, np.arange(len(data.table))) for data in extra)]
@@ -90,13 +88,13 @@ def main() -> None:
     zero, line = baselines(signals, validation, masks, args)
     print(f"validation loss to beat: {zero:.4f} by predicting zero, {line:.4f} by a straight line across each span")
 
-    training.seed_step(args.seed, 0)
+    loop.seed_step(args.seed, 0)
     model = SingleModalityModel(
         signals.channels,
         **{name: getattr(args, name) for name in paper.NETWORK},
         mvp_hidden=args.mvp_hidden,
         points=signals.points,
-    ).to(*training.device_and_dtype(args))
+    ).to(*loop.device_and_dtype(args))
     print(f"{parameter_count(model):,} parameters, on {args.device} in {args.precision}")
     if args.warmup_epochs > args.epochs:
         print(
@@ -105,17 +103,17 @@ def main() -> None:
         )
 
     def loss(places, generator, mine):
-        batch = signals.batch(places[mine], *training.device_and_dtype(args))
+        batch = signals.batch(places[mine], *loop.device_and_dtype(args))
         mask = masks(len(places), generator)
-        seeds = training.layer_seeds(generator, len(places), mine, args)
+        seeds = loop.layer_seeds(generator, len(places), mine, args)
         return model.reconstruction_loss(batch, mask[mine], seeds, mask.sum())
 
     recordings = {source["sha256"] for data in extra for source in data.manifest["sources"]}
     origin = checkpoints.origin(run.data, [args.modality], recordings)
-    if ranks.rank() == 0:
+    if distributed.rank() == 0:
         run.start()
-    training.fit(model, loss, train, validation, training.warmup_then_linear(args), path, args, identity, origin)
+    loop.fit(model, loss, train, validation, loop.warmup_then_linear(args), path, args, identity, origin)
 
 
 if __name__ == "__main__":
-    training.run_script(main, processes=True)
+    loop.run_script(main, processes=True)

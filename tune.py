@@ -33,14 +33,12 @@ import sys
 import time
 from pathlib import Path
 
-import checkpoints
-import folds
 import paper
-import stages
-import training
-import variants
-from files import sha256_of_file, write_atomically, write_json
-from segments import open_segments
+from common import ray_stages
+from common.files import sha256_of_file, write_atomically, write_json
+from protocol import folds, records
+from protocol.segments import open_segments
+from training import checkpoints, loop
 
 # stage -> flag -> how it is drawn, in Tune's words (assumed: the paper does not say what it searched, or how). Not the
 # masks of pre-training: fewer and shorter ones make its validation loss lower, by which trials are compared.
@@ -148,7 +146,7 @@ def words(value) -> str:
 def open_search(args: argparse.Namespace, flags: dict, space: dict) -> tuple[Path, dict]:
     """The folder of the search and what it is to be known by; ValueError where another one, or a changed split, is
     found there. Nothing is written yet."""
-    target = flags["target"] + variants.suffix(argparse.Namespace(**flags)) if "target" in flags else "pretrain"
+    target = flags["target"] + records.suffix(argparse.Namespace(**flags)) if "target" in flags else "pretrain"
     modality = flags.get("modality") or ("fused-crossfit" if flags["cross_fit"] else "fused")
     folder = Path(flags["run"]) / "tune" / modality / f"fold{flags['fold']}" / target
     opened = {**flags, "run": Path(flags["run"]), "data": Path(flags["data"]), "validation_only": folder}
@@ -187,8 +185,8 @@ def made_of(flags: dict) -> list[str]:
         return []
     if "modality" in flags:
         return [sha256_of_file(here / flags["modality"] / fold / "pretrain.pt")]
-    name, parts = flags["target"] + variants.suffix(argparse.Namespace(**flags)), flags["cross_fit"]
-    names = [name + variants.left_out(part, parts) for part in range(parts)] if parts else [name]
+    name, parts = flags["target"] + records.suffix(argparse.Namespace(**flags)), flags["cross_fit"]
+    names = [name + records.left_out(part, parts) for part in range(parts)] if parts else [name]
     return [sha256_of_file(here / modality / fold / f"{each}.pt") for each in names for modality in paper.MODALITIES]
 
 
@@ -224,7 +222,7 @@ def train(config: dict, stage: str, given: list[str], epochs: int, search: Path,
     if reported == epochs:
         return
     flags = [word for name, value in config.items() for word in (f"--{name.replace('_', '-')}", *str(value).split())]
-    process = stages.start(f"{stage}.py", [*given, *flags, "--validation-only", str(here)], log, threads, folder)
+    process = ray_stages.start(f"{stage}.py", [*given, *flags, "--validation-only", str(here)], log, threads, folder)
     try:
         while process.poll() is None:
             time.sleep(0.2)
@@ -233,10 +231,10 @@ def train(config: dict, stage: str, given: list[str], epochs: int, search: Path,
         process.terminate()
         process.wait()
     reported = report()
-    if stages.was_stopped(process.returncode):
-        raise ChildProcessError(stages.last_line(log))
+    if ray_stages.was_stopped(process.returncode):
+        raise ChildProcessError(ray_stages.last_line(log))
     if process.returncode:
-        tune.report({"epoch": reported, "validation_loss": float("inf"), "failed": stages.last_line(log)})
+        tune.report({"epoch": reported, "validation_loss": float("inf"), "failed": ray_stages.last_line(log)})
 
 
 def row_of(trial, folder: Path, space: dict, epochs: int) -> dict:
@@ -268,7 +266,7 @@ def search(args, given: list[str], flags: dict, space: dict, folder: Path, known
     """Run the trials; the rows of trials.csv, which is written after every trial."""
     os.environ |= {"TUNE_DISABLE_SIGINT_HANDLER": "1", "RAY_AIR_NEW_OUTPUT": "0"}
     gpus = args.gpus or 0
-    ray, tune, schedulers, basic_variant = stages.start_ray(
+    ray, tune, schedulers, basic_variant = ray_stages.start_ray(
         args.address, flags["threads"], gpus, "ray.tune", "ray.tune.schedulers", "ray.tune.search.basic_variant"
     )
     if args.gpus is None and ray.cluster_resources().get("GPU"):
@@ -353,7 +351,7 @@ def main() -> None:
         flags["threads"] = max(1, flags["threads"] // args.concurrent)
         print(f"{flags['threads']} CPU threads a trial, for {args.concurrent} at a time; --threads changes that")
     if args.print_flags:
-        print(json.dumps({**training.plain_flags(args), "flags": flags, "space": space}, indent=1))
+        print(json.dumps({**loop.plain_flags(args), "flags": flags, "space": space}, indent=1))
         return
     folder, known_by = open_search(args, flags, space)
     rows = search(args, given, flags, space, folder, known_by)
@@ -388,4 +386,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    training.run_script(main)
+    loop.run_script(main)

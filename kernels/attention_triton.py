@@ -10,7 +10,6 @@ keep_probability * sum(dO * O); ds is keep_probability / scale times the gradien
 import triton
 import triton.language as tl
 
-
 # ---------------------------------------------------------------- tiles
 
 @triton.jit

@@ -6,6 +6,7 @@ if "TEST_GPU" not in os.environ:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the same numbers twice are promised on a CPU alone
 
 import pytest  # noqa: E402
+
 from prepared import FINETUNE, FUSE, PRETRAIN, done, write_set  # noqa: E402
 
 

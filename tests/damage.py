@@ -19,12 +19,13 @@ import sys
 from pathlib import Path
 
 import edfio
-import layouts
 import numpy as np
-import prepare_data
-import preprocessing
-import recordings
 from scipy.io import savemat
+
+import layouts
+import prepare_data
+import recordings
+from preparing import filters
 
 MEMORY, SECONDS = 2**30, 10
 EEG, BOTH, ECG = {"eeg": recordings.EEG}, {"eeg": recordings.EEG, "ecg": ["ECG"]}, {"ecg": ["ECG"]}
@@ -211,8 +212,8 @@ def read(layout, path):
     name, _, channels, _ = LAYOUTS[layout]
     reader, found = prepare_data.READERS[name], {}
     for recording in reader.read(path, channels, "left" if reader.ECG_SIDES else None):
-        segments, starts, _, _, _ = preprocessing.cut(recording, FLAGS)
-        assert all(preprocessing.finite(block).all() for block in segments.values())
+        segments, starts, _, _, _ = filters.cut(recording, FLAGS)
+        assert all(filters.finite(block).all() for block in segments.values())
         found[recording.trial] = recording, set(starts.tolist())
     return found
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import folds
 import paper
-from segments import open_segments
+from protocol import folds
+from protocol.segments import open_segments
 
 ROOT = Path(__file__).parent.parent
 POINTS = 96

@@ -10,6 +10,7 @@ import tempfile
 from contextlib import contextmanager
 
 import pytest
+
 from prepared import ROOT
 
 needs_ray = pytest.mark.skipif(

@@ -9,8 +9,9 @@ import subprocess
 import numpy as np
 import pytest
 import torch
-import training
+
 from prepared import FINETUNE, FUSE, PRETRAIN, call, contents, edit_manifest, script, write_set
+from training import loop
 
 EEG = "--modality eeg --fold 1".split()
 PRETRAIN_EEG = ("pretrain.py", *EEG, *PRETRAIN)
@@ -290,7 +291,7 @@ def test_a_gpu_that_is_too_small(work, monkeypatch):
     def fail(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    monkeypatch.setattr(training, "fit", fail)
+    monkeypatch.setattr(loop, "fit", fail)
     refused(work, (*PRETRAIN_EEG, "--fresh"), "CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
@@ -365,7 +366,7 @@ def test_disk_full_later_on(work, small_disk):
     disk, fill = small_disk
     stopped = (*ANEW, "--run", disk / "run", "--epochs", 9)
     checkpoint = disk / "run" / "eeg" / "fold1" / "pretrain.pt"
-    save = training.write_atomically
+    save = loop.write_atomically
 
     def fill_after_three_epochs(path, write):
         if path.suffix == ".jsonl" and len(path.read_bytes().splitlines() if path.exists() else []) == 3:
@@ -373,7 +374,7 @@ def test_disk_full_later_on(work, small_disk):
         save(path, write)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "write_atomically", fill_after_three_epochs)
+        patch.setattr(loop, "write_atomically", fill_after_three_epochs)
         line = complaint(call(*stopped, cwd=work), "pretrain.py")
     assert f"{checkpoint}: could not be written (No space left on device)" in line
     assert torch.load(checkpoint, weights_only=True)["epoch"] == 3

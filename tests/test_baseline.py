@@ -12,12 +12,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 import baseline as script
-import features
-import folds
-import training
+from analysis import features
 from datasets import amigos, simulated
 from prepared import call, contents, done, write_set
+from protocol import folds
 from recordings import AMIGOS_COLUMNS, ratings, real, write_amigos
+from training import loop
 
 RATE = 128
 TIME = np.arange(1280) / RATE
@@ -246,7 +246,7 @@ def test_labels_and_rows_are_those_of_the_runs_folds(planted):
         found, _ = predictions(planted, model, "valence")
         assert len(found) == 5
         for fold, each in enumerate(found):
-            assert each.dtype == training.PREDICTION_DTYPE
+            assert each.dtype == loop.PREDICTION_DTYPE
             test = run.split(fold)["test"]
             assert np.array_equal(each["segment"], test)
             assert np.array_equal(each["label"], run.labels("valence", run.split(fold)["train"])[test])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarking import step
+from benchmarks import step
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from prepared import FINETUNE, FUSE, PRETRAIN, call, done, reproduce, write_set
-from ray_nodes import kill_raylet, needs_ray, start, two_nodes
 
 import cluster
+from prepared import FINETUNE, FUSE, PRETRAIN, call, done, reproduce, write_set
+from ray_nodes import kill_raylet, needs_ray, start, two_nodes
 
 FLAGS = {"pretrain": PRETRAIN, "finetune": FINETUNE, "fuse": FUSE}
 GRID = ("--run", "runs/grid", *(f"--{stage}-flags={' '.join(flags)}" for stage, flags in FLAGS.items()))

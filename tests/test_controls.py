@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from prepared import FINETUNE, FUSE, NETWORK, PRETRAIN, call, contents, done, edit_manifest, open_run, write_set
 
-import checkpoints
-import folds
-from batches import SignalRows
 from model import FusionModel
-from segments import open_segments
+from prepared import FINETUNE, FUSE, NETWORK, PRETRAIN, call, contents, done, edit_manifest, open_run, write_set
+from protocol import folds
+from protocol.batches import SignalRows
+from protocol.segments import open_segments
+from training import checkpoints
 
 EEG = ("finetune.py", *"--modality eeg --fold 1 --target arousal".split(), *FINETUNE)
 FOLD = "runs/paper/eeg/fold1/"

@@ -1,6 +1,9 @@
 import edfio
 import numpy as np
 import pytest
+from scipy.io import savemat
+
+from datasets import amigos, bci2000, eegmat, normalise_name, pick_channels
 from recordings import (
     AMIGOS_COLUMNS,
     EEG,
@@ -13,9 +16,6 @@ from recordings import (
     write_amigos,
     write_edf,
 )
-from scipy.io import savemat
-
-from datasets import amigos, bci2000, eegmat, normalise_name, pick_channels
 
 BOTH = {"eeg": EEG, "ecg": ["ECG"]}
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 
 import pytest
+
 from prepared import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.heavy]

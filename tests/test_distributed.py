@@ -16,11 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from prepared import NETWORK, ROOT, contents, done, write_set
 
-import ranks
-import training
 from model import SingleModalityModel, sample_mask
+from prepared import NETWORK, ROOT, contents, done, write_set
+from training import distributed, loop
 
 # 99 segments to pre-train on and 79 to fine-tune on: the last batch of an epoch has 3 samples, or 1.
 COMMON = ("--modality", "eeg", "--fold", "1", *NETWORK, *"--threads 1 --lr 0.01".split())
@@ -217,7 +216,7 @@ def test_killed_while_the_other_is_busy(tmp_path):
 
 def test_what_is_drawn_at_random(monkeypatch):
     """Masks and the layers' dropout do not depend on the number of processes; the heads' differs between any two."""
-    training.seed_step(0, 0)
+    loop.seed_step(0, 0)
     model = SingleModalityModel(2, [3], [8], 2, 2, 12, 0.3, mvp_hidden=[8], points=40).double()
     args = type("", (), {"layers": 2, "device": "cpu", "precision": "fp64"})
     signals, places = torch.randn(7, 2, 40, dtype=torch.float64), np.array([3, 1, 0, 6, 5, 2, 4])
@@ -225,7 +224,7 @@ def test_what_is_drawn_at_random(monkeypatch):
     def loss(places, generator, mine):
         mask = sample_mask(len(places), 40, 0.05, 3, generator)
         batch = signals[places[mine]]
-        seeds = training.layer_seeds(generator, len(places), mine, args)
+        seeds = loop.layer_seeds(generator, len(places), mine, args)
         return model.reconstruction_loss(batch, mask[mine], seeds, mask.sum())
 
     def shares(world):
@@ -234,7 +233,7 @@ def test_what_is_drawn_at_random(monkeypatch):
             monkeypatch.setenv("WORLD_SIZE", str(world))
             monkeypatch.setenv("RANK", str(rank))
             model.zero_grad()
-            share = training.share_of(loss, places, training.seed_step(0, 5), args)
+            share = loop.share_of(loss, places, loop.seed_step(0, 5), args)
             share.backward()
             found.append(torch.cat([share.detach()[None], *(weight.grad.flatten() for weight in model.parameters())]))
         return torch.stack(found).sum(0)
@@ -250,7 +249,7 @@ def test_what_is_drawn_at_random(monkeypatch):
     for rank in range(3):
         monkeypatch.setenv("WORLD_SIZE", "3")
         monkeypatch.setenv("RANK", str(rank))
-        drawn += [training.share_of(dropped, places, training.seed_step(0, step), args) > 0 for step in range(3)]
+        drawn += [loop.share_of(dropped, places, loop.seed_step(0, step), args) > 0 for step in range(3)]
     agreement = (torch.stack(drawn)[:, None] == torch.stack(drawn)).double().mean(-1)[~torch.eye(9, dtype=bool)]
     assert 0.4 < agreement.min() and agreement.max() < 0.6
 
@@ -281,10 +280,10 @@ def test_torchrun(folder, tmp_path):
 
 
 def busy():
-    if ranks.rank() == 0:
+    if distributed.rank() == 0:
         print("busy", flush=True)
     time.sleep(300)
 
 
 if __name__ == "__main__":
-    training.run_script(busy, processes=True)
+    loop.run_script(busy, processes=True)

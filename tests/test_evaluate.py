@@ -8,14 +8,14 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from prepared import call, edit_manifest, write_set
 from scipy import stats
 from sklearn import metrics
 
-import folds
 import paper
-import tables
-import training
+from analysis import tables
+from prepared import call, edit_manifest, write_set
+from protocol import folds
+from training import loop
 
 FEW = "--bootstrap", 200, "--permutations", 500
 
@@ -35,7 +35,7 @@ def plant(run, model, stem, right=0.9, only=None, seed=0):
         rows = run.split(fold)
         labels = run.labels(target, rows["train"])
         test = random.permutation(folds.rated(labels, rows["test"]))
-        predictions = np.empty(len(test), training.PREDICTION_DTYPE)
+        predictions = np.empty(len(test), loop.PREDICTION_DTYPE)
         predictions["segment"], predictions["label"] = test, labels[test]
         high = (random.random(len(test)) < right) == labels[test].astype(bool)
         predictions["probability"] = np.where(high, 0.5, 0.0) + 0.5 * random.random(len(test))
@@ -410,7 +410,7 @@ def test_predictions_on_another_set(work):
     labels = folds.labels(data.table, "arousal", "global")
     test = np.flatnonzero(labels >= 0)
     for fold in range(3):
-        predictions = np.empty(len(test), training.PREDICTION_DTYPE)
+        predictions = np.empty(len(test), loop.PREDICTION_DTYPE)
         predictions["segment"], predictions["label"] = test, labels[test]
         predictions["probability"] = np.random.default_rng(fold).random(len(test))
         path = run.folder / "eeg" / f"fold{fold}" / "arousal@other.npy"

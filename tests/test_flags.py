@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+
 from prepared import PRETRAIN as SMALL
 from prepared import call, done, reproduce
 

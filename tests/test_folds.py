@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-import folds
 from prepared import DTYPE
+from protocol import folds
 
 
 def table(subjects=8, trials=10, segments=12, unrated=2, seed=0):

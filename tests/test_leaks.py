@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+
 from prepared import FINETUNE, FUSE, PRETRAIN, call, contents, done, edit_manifest, write_set
 
 EEG = ("--modality", "eeg", "--fold", 1)

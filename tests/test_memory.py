@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+
 from prepared import DTYPE, ROOT
 
 # A row has as many bytes as the paper's 10 x 1280, but attention, quadratic in the points, is far cheaper.

@@ -6,6 +6,9 @@ from pathlib import Path
 import edfio
 import numpy as np
 import pytest
+from scipy.io import savemat
+
+from datasets import ascertain, dreamer, folder, large_eeg_bci, pspm, way_eeg_gal
 from layouts import (
     DREAMER_COLUMNS,
     KAYA_NAMES,
@@ -21,9 +24,6 @@ from layouts import (
     write_wfdb,
 )
 from recordings import EEG, edf_signal, real, write_edf
-from scipy.io import savemat
-
-from datasets import ascertain, dreamer, folder, large_eeg_bci, pspm, way_eeg_gal
 
 ECG = {"ecg": ["ECG"]}
 

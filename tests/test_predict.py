@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+
 from layouts import write_list
 from prepared import FINETUNE, NETWORK, call, contents, done, edit_manifest
 from recordings import real

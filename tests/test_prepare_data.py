@@ -7,7 +7,12 @@ from pathlib import Path
 import edfio
 import numpy as np
 import pytest
+from scipy import signal as sp
+
+import prepare_data
+from datasets import Recording
 from layouts import write_list
+from protocol.segments import open_segments
 from recordings import (
     AMIGOS_COLUMNS,
     EEG,
@@ -20,11 +25,6 @@ from recordings import (
     write_amigos,
     write_edf,
 )
-from scipy import signal as sp
-
-import prepare_data
-from datasets import Recording
-from segments import open_segments
 
 SCRIPT = Path(prepare_data.__file__)
 OLD_NAMES = "F7 F3 T3 T5 O1 O2 T6 T4 F4 F8".split()
@@ -490,7 +490,7 @@ def test_the_shorter_modality_ends_the_trial(tmp_path):
     signals = {"eeg": random.standard_normal((1, 128 * 25)), "ecg": random.standard_normal((1, 256 * 23))}
     rate, names = {"eeg": 128.0, "ecg": 256.0}, {"eeg": ("F7",), "ecg": ("ECG",)}
     recording = Recording("a", "t", "v", signals, rate, names, 1.0, 1.0, tmp_path)
-    segments, starts, _, dropped, _ = prepare_data.preprocessing.cut(recording, flags)
+    segments, starts, _, dropped, _ = prepare_data.filters.cut(recording, flags)
     assert starts.tolist() == [0, 10] and segments["ecg"].shape == (2, 1, 1280)
     assert dropped == [(20.0, 3.0, "shorter than a segment")]
 

@@ -14,18 +14,16 @@ import pytest
 import torch
 from matplotlib.text import Text
 from PIL import Image
-from prepared import POINTS, write_set
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import accuracy_score
 from torch import nn
 
-import checkpoints
-import figures
-import folds
 import paper
-import report
-import training
+from analysis import figures, report
 from model import SingleModalityModel
+from prepared import POINTS, write_set
+from protocol import folds
+from training import checkpoints, loop
 
 NETWORK = {"cnn_kernels": [5, 3], "cnn_channels": [6, 8], "layers": 2, "heads": 2, "ffn": 12, "dropout": 0.1}
 
@@ -35,7 +33,7 @@ def predict(run, fold, target, random):
     rows = run.split(fold)
     labels = run.labels(target, rows["train"])
     test = random.permutation(folds.rated(labels, rows["test"]))
-    predictions = np.empty(len(test), training.PREDICTION_DTYPE)
+    predictions = np.empty(len(test), loop.PREDICTION_DTYPE)
     predictions["segment"], predictions["label"] = test, labels[test]
     predictions["probability"] = random.random(len(test))
     return predictions
@@ -158,7 +156,7 @@ def test_accuracy_of_each_subject_equals_scikit_learn(run):
 
 
 def test_the_more_frequent_label_of_a_subject_may_be_either():
-    predictions = np.zeros(9, training.PREDICTION_DTYPE)
+    predictions = np.zeros(9, loop.PREDICTION_DTYPE)
     predictions["segment"], predictions["label"] = [0, 1, 2, 3, 4, 5, 6, 7, 8], [1, 1, 1, 0, 0, 0, 0, 0, 1]
     predictions["probability"] = [0.9, 0.5, 0.6, 0.1, 0.2, 0.5, 0.51, 0.3, 0.7]
     subject = np.array(["A"] * 4 + ["B"] * 5 + ["C"])  # C was not tested
@@ -210,7 +208,7 @@ def test_examples_are_the_segments_of_the_papers_figures(run):
 
 
 def test_examples_where_there_are_none(run):
-    eeg, nothing = report.read_predictions(run, "eeg", "arousal")[0], np.empty(0, training.PREDICTION_DTYPE)
+    eeg, nothing = report.read_predictions(run, "eeg", "arousal")[0], np.empty(0, loop.PREDICTION_DTYPE)
     assert figures.examples({"ecg": eeg, "eeg": eeg, "fused": nothing}) == {}
     assert figures.examples({"ecg": eeg, "eeg": eeg, "fused": eeg}) == {
         wrong: (None, 0, 0, len(eeg)) for wrong in ("ecg", "eeg")
@@ -219,7 +217,7 @@ def test_examples_where_there_are_none(run):
 
 def test_the_example_is_that_whose_least_sure_model_is_surest():
     def said(*probabilities):
-        made = np.empty(len(probabilities), training.PREDICTION_DTYPE)
+        made = np.empty(len(probabilities), loop.PREDICTION_DTYPE)
         made["segment"], made["label"], made["probability"] = np.arange(len(made)), 1, probabilities
         return made
 
@@ -337,7 +335,7 @@ def crowd(roles, subjects):
     """Panels with these many roles, and the subjects' names."""
     random = np.random.default_rng(2)
     subject = np.array([f"participant-{number:03}" for number in np.repeat(np.arange(subjects), 6)])
-    predictions = np.zeros(len(subject), training.PREDICTION_DTYPE)
+    predictions = np.zeros(len(subject), loop.PREDICTION_DTYPE)
     predictions["segment"] = np.arange(len(subject))
     panels = {}
     for panel, role, _, _ in report.MODELS[:roles]:

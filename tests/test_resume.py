@@ -14,6 +14,7 @@ import time
 import numpy as np
 import pytest
 import torch
+
 from prepared import NETWORK, ROOT, done, write_set
 
 # Dropout is on everywhere and the last batch is a smaller one, so that nothing random may depend on the process.

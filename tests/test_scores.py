@@ -8,7 +8,7 @@ from scipy import stats
 from sklearn import metrics
 from sklearn.linear_model import LogisticRegression
 
-import scores
+from analysis import scores
 
 SKLEARN = {
     "accuracy": lambda label, p, weight: metrics.accuracy_score(label, p > 0.5, sample_weight=weight),

@@ -4,8 +4,8 @@ import json
 import numpy as np
 import pytest
 
-from files import sha256_of_json
-from segments import SEGMENT_DTYPE, SegmentWriter, open_segments
+from common.files import sha256_of_json
+from protocol.segments import SEGMENT_DTYPE, SegmentWriter, open_segments
 
 ROWS, POINTS = 5, 32
 

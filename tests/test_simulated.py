@@ -15,7 +15,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from datasets.simulated import (
-    EFFECTS, draw_person, draw_ratings, simulate_ecg, simulate_eeg, simulate_gsr, write_cohort,
+    EFFECTS,
+    draw_person,
+    draw_ratings,
+    simulate_ecg,
+    simulate_eeg,
+    simulate_gsr,
+    write_cohort,
 )
 
 F7, F3, O1, F4, F8, LEFT_ARM = 1, 2, 6, 11, 12, 15

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from prepared import FINETUNE, NETWORK, PRETRAIN, call, done, open_run, write_set
 
-import checkpoints
-import training
-from batches import SignalRows
 from model import SingleModalityModel, sample_mask
+from prepared import FINETUNE, NETWORK, PRETRAIN, call, done, open_run, write_set
+from protocol.batches import SignalRows
+from training import checkpoints, loop
 
 EEG = ("finetune.py", *"--modality eeg --fold 1 --target arousal".split(), *FINETUNE)
 FOLD = "runs/paper/eeg/fold1/"
@@ -60,10 +59,10 @@ def test_adam_its_decay_and_the_steps_of_its_rate_are_those_of_torch(work):
 
 
 def test_seed_and_step_choose_what_a_step_draws():
-    drawn = {training.seed_step(seed, step).initial_seed() for seed in (0, 1) for step in (-2, -1, 0, 1)}
+    drawn = {loop.seed_step(seed, step).initial_seed() for seed in (0, 1) for step in (-2, -1, 0, 1)}
     assert len(drawn) == 8
     words = np.random.SeedSequence([0, 1 + 2**32]).generate_state(1, np.uint64)
-    assert training.seed_step(0, 1).initial_seed() == int(words[0] >> 1)
+    assert loop.seed_step(0, 1).initial_seed() == int(words[0] >> 1)
 
 
 def test_each_epoch_and_seed_has_an_order_of_its_own(work, monkeypatch):
@@ -109,7 +108,7 @@ def test_checkpoints_come_every_so_many_minutes(work, monkeypatch):
         saved.append((now[0], state["random"]["step"]))
         save(path, state)
 
-    monkeypatch.setattr(training.time, "monotonic", clock)
+    monkeypatch.setattr(loop.time, "monotonic", clock)
     monkeypatch.setattr(checkpoints, "save", spy)
     new = "--init", "random", "--run", "runs/new", "--n-folds", 4, *NETWORK, "--batch-size", 4, "--epochs", 1
     done(*EEG, *new, "--checkpoint-minutes", 10, cwd=work)
@@ -121,7 +120,7 @@ def test_a_key_pressed_before_training_ends_with_130(work, monkeypatch):
     def press(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "fit", press)
+    monkeypatch.setattr(loop, "fit", press)
     finished = call(*EEG, "--fresh", cwd=work)
     assert finished.returncode == 130 and finished.stderr == ""
 
@@ -157,7 +156,7 @@ def test_losses_of_pretraining_its_baselines_and_its_schedule(work):
     train, validation = np.concatenate([amigos[rows["pretrain"]], extra]), amigos[rows["validation"]]
     order = np.random.default_rng([0, 0]).permutation(len(train))
     for signals, step, key in ((train[order], 0, "train_loss"), (validation, -1, "validation_loss")):
-        mask = sample_mask(len(signals), 96, 0.02, 20, training.seed_step(0, step))
+        mask = sample_mask(len(signals), 96, 0.02, 20, loop.seed_step(0, step))
         signals = torch.from_numpy(signals)
         with torch.no_grad():
             predicted = model.reconstruct(signals, mask)

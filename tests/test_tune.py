@@ -12,15 +12,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from prepared import FINETUNE, FUSE, PRETRAIN, call, done
-from ray_nodes import needs_ray, start, two_nodes
 
-import folds
 import paper
-import training
 import tune
-from batches import SignalRows
-from segments import open_segments
+from prepared import FINETUNE, FUSE, PRETRAIN, call, done
+from protocol import folds
+from protocol.batches import SignalRows
+from protocol.segments import open_segments
+from ray_nodes import needs_ray, start, two_nodes
+from training import loop
 
 ARGS = ("--modality", "eeg", "--target", "arousal", "--fold", 1)
 STAGE = (*ARGS, "--batch-size", 32, "--threads", 1, "--hyperparameters", "start.json")
@@ -92,9 +92,9 @@ def test_validation_only_gives_the_losses_of_the_whole_stage(search):
 def test_signals_of_hidden_rows_cannot_be_asked_for(search, monkeypatch):
     monkeypatch.chdir(search)
     monkeypatch.setattr(sys, "argv", ["", "--fold", "1", "--validation-only", "trial"])
-    parser = training.argparse.ArgumentParser()
+    parser = loop.argparse.ArgumentParser()
     folds.add_flags(parser)
-    training.add_flags(parser)
+    loop.add_flags(parser)
     args = parser.parse_args()
     folds.resolve_flags(args)
     run = folds.open_run(args)

@@ -12,11 +12,11 @@ from pathlib import Path
 import edfio
 import numpy as np
 import pytest
+
+import prepare_data
 from layouts import write_list
 from prepared import contents
 from recordings import AMIGOS_COLUMNS, EEG, amigos_signal, edf_signal, ratings, write_amigos, write_edf
-
-import prepare_data
 
 NAMES = ("eeg.npy", "ecg.npy", "segments.npy", "manifest.json")
 
@@ -127,12 +127,12 @@ def test_interrupted_by_the_keyboard(raw, expected, tmp_path):
 
 def test_a_killed_worker_ends_in_one_line_and_loses_nothing(raw, expected, tmp_path, capsys, monkeypatch):
     flags = ["--dataset", "amigos", "--raw", str(raw), "--out", str(tmp_path)]
-    cut = prepare_data.preprocessing.cut
+    cut = prepare_data.filters.cut
 
     def kill(recording, given):
         return os.kill(os.getpid(), 9) if recording.subject == "P05" else cut(recording, given)
 
-    monkeypatch.setattr(prepare_data.preprocessing, "cut", kill)
+    monkeypatch.setattr(prepare_data.filters, "cut", kill)
     assert prepare_data.main([*flags, "--workers", "2"]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert "a worker was killed" in line and "fewer --workers" in line
@@ -161,7 +161,7 @@ def test_what_was_done_for_a_file_that_changed_is_not_used(tmp_path, monkeypatch
         videos = {v: (amigos_signal(10 * subject + v, 1500), ratings(2, v + 1)) for v in range(2)}
         write_amigos(tmp_path / "raw" / f"Data_Preprocessed_P0{subject}.mat", videos)
     flags = ["--dataset", "amigos", "--raw", str(tmp_path / "raw"), "--workers", "1", "--out"]
-    cut, count = prepare_data.preprocessing.cut, [0]
+    cut, count = prepare_data.filters.cut, [0]
 
     def interrupt(recording, given):
         count[0] += 1
@@ -170,7 +170,7 @@ def test_what_was_done_for_a_file_that_changed_is_not_used(tmp_path, monkeypatch
         return cut(recording, given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(prepare_data.preprocessing, "cut", interrupt)
+        patch.setattr(prepare_data.filters, "cut", interrupt)
         assert prepare_data.main([*flags, str(tmp_path / "stopped")]) == 130
     corrected = {v: (amigos_signal(77 + v, 2800), ratings(2, v + 1)) for v in range(2)}
     write_amigos(tmp_path / "raw" / "Data_Preprocessed_P01.mat", corrected)
@@ -184,14 +184,14 @@ def test_what_was_done_under_another_list_is_not_used(tmp_path, monkeypatch):
         write_edf(tmp_path / "raw" / f"{name}.edf", edf_signal(seed, 25, 160), [*EEG, "ECG"], 160)
     write_list(tmp_path / "raw", "file,subject,arousal", "a.edf,A,1", "b.edf,B,2")
     flags = ["--dataset", "folder", "--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "data"), "--workers", "1"]
-    cut = prepare_data.preprocessing.cut
+    cut = prepare_data.filters.cut
 
     def interrupt(recording, given):
         if recording.subject == "B":
             raise KeyboardInterrupt
         return cut(recording, given)
 
-    monkeypatch.setattr(prepare_data.preprocessing, "cut", interrupt)
+    monkeypatch.setattr(prepare_data.filters, "cut", interrupt)
     assert prepare_data.main(flags) == 130
     monkeypatch.undo()
     write_list(tmp_path / "raw", "file,subject,arousal", "a.edf,C,7", "b.edf,B,2")

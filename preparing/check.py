@@ -6,8 +6,8 @@ import time
 
 from tqdm import tqdm
 
-import preprocessing
-from cutting import check_names, identify, map_files
+from preparing import filters
+from preparing.workers import check_names, identify, map_files
 
 
 def print_sets(readers):
@@ -26,10 +26,10 @@ def judge_file(path, job) -> dict:
     try:
         found |= identify(path, job)
         for recording in job.reader.read(path, job.channels, job.flags.ecg_side):
-            judged = preprocessing.judge(recording, job.flags)
+            judged = filters.judge(recording, job.flags)
             kept, dropped = judged.kept(), judged.dropped(job.flags.points / job.flags.rate)
             if job.flags.drop_unusable_ecg:  # beats show in a filtered signal alone
-                _, kept, _, dropped, _ = preprocessing.cut(recording, job.flags)
+                _, kept, _, dropped, _ = filters.cut(recording, job.flags)
             found["recordings"].append(
                 {
                     **{key: getattr(recording, key) for key in ("subject", "trial", "video", "simulated")},
@@ -49,7 +49,7 @@ def seconds_a_second(path, job) -> float:
         length = max(signal.shape[1] / recording.rate[modality] for modality, signal in recording.signals.items())
         if length:
             started = time.perf_counter()
-            preprocessing.cut(recording, job.flags)
+            filters.cut(recording, job.flags)
             return (time.perf_counter() - started) / length
 
 

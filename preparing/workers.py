@@ -22,9 +22,9 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-import preprocessing
-from files import sha256_of_file, sync, write_json
-from segments import SEGMENT_DTYPE
+from common.files import sha256_of_file, sync, write_json
+from preparing import filters
+from protocol.segments import SEGMENT_DTYPE
 
 
 @dataclass(frozen=True)
@@ -117,13 +117,13 @@ def cut_file(path, job) -> dict:
 
 
 def _cut_recording(recording, job, part) -> dict:
-    segments, starts, moments, dropped, notes = preprocessing.cut(recording, job.flags)
+    segments, starts, moments, dropped, notes = filters.cut(recording, job.flags)
     for modality, block in segments.items():
         if job.flags.normalise == "recording":
             mean, sd = moments[modality].mean[:, None], moments[modality].sd()[:, None]
-            block = preprocessing.z_score(block, mean, sd)
+            block = filters.z_score(block, mean, sd)
         elif job.flags.normalise == "segment":
-            block = preprocessing.z_score(block, block.mean(2, keepdims=True), block.std(2, keepdims=True))
+            block = filters.z_score(block, block.mean(2, keepdims=True), block.std(2, keepdims=True))
         with open(job.parts / f"{part}.{modality}", "wb") as file:
             file.write(np.ascontiguousarray(block))
             sync(file)

@@ -12,9 +12,9 @@ import numpy as np
 from scipy import signal as sp
 from tqdm import tqdm
 
+from common.files import sha256_of_file
 from datasets import amigos
-from files import sha256_of_file
-from preprocessing import LONGEST_BEAT, SHORTEST_BEAT, bursts
+from preparing.filters import LONGEST_BEAT, SHORTEST_BEAT, bursts
 
 BANDS = {"delta": (1, 4), "theta": (4, 8), "alpha": (8, 13), "beta": (13, 30), "gamma": (30, 45)}  # Hz; assumed
 WELCH_SECONDS = 2  # assumed

@@ -12,13 +12,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-import checkpoints
-import figures
-import folds
 import paper
-import training
-from batches import SignalRows
-from files import write_atomically
+from analysis import figures
+from common.files import write_atomically
+from protocol import folds
+from protocol.batches import SignalRows
+from training import checkpoints, loop
 
 MODELS = (  # panel: models that see the same signals; role, model, variant
     ("EEG", "pre-trained", "eeg", ""),
@@ -87,13 +86,13 @@ def read_predictions(run: folds.Run, model: str, name: str) -> tuple[np.ndarray,
 
     Raises ValueError where a file is damaged; that they belong to the run is for evaluate.py to check.
     """
-    found, missing = [np.empty(0, training.PREDICTION_DTYPE)], []
+    found, missing = [np.empty(0, loop.PREDICTION_DTYPE)], []
     for fold in range(run.settings["n_folds"]):
         path = run.folder / model / f"fold{fold}" / f"{name}.npy"
         if not path.exists():
             missing.append(fold)
             continue
-        found.append(training.read_predictions(path))
+        found.append(loop.read_predictions(path))
     return np.concatenate(found), missing
 
 

@@ -13,8 +13,8 @@ from torch import nn
 from tqdm import tqdm
 
 import paper
-import training
 from model import SingleModalityModel, masked_mse, sample_mask, take
+from training import loop
 
 # Forward and backward of one segment of the paper's EEG network, every token computed, Q K^T twice.
 SAMPLE_GFLOP = 30.4
@@ -112,7 +112,7 @@ def work(side, task, flags, pipe):
     CPUs: on a machine that others use too, with one thread, the latter are the fair ones."""
     torch.set_num_threads(flags.threads)
     if side == "ours" or flags.allocator == "same":
-        training.keep_memory()
+        loop.keep_memory()
     model = build(side, paper.NETWORK["dropout"][0]).to(flags.device).train()
     optimizer = torch.optim.Adam(model.parameters(), 1e-4, fused=True if side == "ours" else None)
     loss = losses(model, flags.batch_size, flags.device)[task]

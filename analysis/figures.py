@@ -15,8 +15,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from files import write_atomically
-from segments import Segments
+from common.files import write_atomically
+from protocol.segments import Segments
 
 WIDTH = 3.5  # inches
 BINS = 10  # of the reliability diagram (assumed)

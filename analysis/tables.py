@@ -7,8 +7,8 @@ AMIGOS alone, never beside simulated signals.
 import numpy as np
 
 import paper
-import scores
-from evaluated import PRIORS, RULES, TESTS, Evaluated, fraction, name_of, transfer
+from analysis import scores
+from analysis.compared import PRIORS, RULES, TESTS, Evaluated, fraction, name_of, transfer
 
 SCORE_NAMES = {
     "accuracy": "accuracy",

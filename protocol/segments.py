@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from files import sha256_of_file, sha256_of_json, sync
+from common.files import sha256_of_file, sha256_of_json, sync
 from paper import MODALITIES
 
 SEGMENT_DTYPE = np.dtype(

@@ -15,11 +15,11 @@ import torch
 from tqdm import tqdm
 
 import paper
-from batches import SignalRows
-from benchmarking.cohort import resident_bytes
+from benchmarks.cohort import resident_bytes
 from model import SingleModalityModel, sample_mask
-from segments import SEGMENT_DTYPE, SegmentWriter, open_segments
-from training import autocast, seed_step
+from protocol.batches import SignalRows
+from protocol.segments import SEGMENT_DTYPE, SegmentWriter, open_segments
+from training.loop import autocast, seed_step
 
 PAPER_SHAPE = {"channels": len(paper.EEG_CHANNELS), "points": paper.POINTS}
 PAPER_NETWORK = {name: paper.PRETRAIN[name][0] for name in (*paper.NETWORK, "mvp_hidden")}

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 import paper
-from batches import layout
+from common.files import write_atomically
 from datasets import normalise_name
-from files import write_atomically
 from model import SingleModalityModel
-from segments import Segments
+from protocol.batches import layout
+from protocol.segments import Segments
 
 KEYS = {  # key -> type
     **dict.fromkeys(("model", "optimizer", "schedule", "random", "flags", "identity", "channels", "versions"), dict),

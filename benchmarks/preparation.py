@@ -13,8 +13,8 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 import paper
-import preprocessing
 from datasets import bci2000, eegmat
+from preparing import filters
 
 LABELS = {  # as the files spell them, in the paper's order
     "eegmat": [f"EEG {name}" for name in "F7 F3 T3 T5 O1 O2 T6 T4 F4 F8".split()] + ["ECG ECG"],
@@ -31,8 +31,8 @@ def prepare_ours(path, dataset):
     prepared = []
     for modality, signal in recording.signals.items():
         rate = recording.rate[modality]
-        signal = preprocessing.band_pass(signal, rate, paper.LOW_HZ, paper.HIGH_HZ, paper.FILTER_ORDER)
-        prepared.append(preprocessing.resample(signal, 0, *preprocessing.resampling_ratio(rate, paper.RATE))[1])
+        signal = filters.band_pass(signal, rate, paper.LOW_HZ, paper.HIGH_HZ, paper.FILTER_ORDER)
+        prepared.append(filters.resample(signal, 0, *filters.resampling_ratio(rate, paper.RATE))[1])
     return np.concatenate(prepared)
 
 
@@ -45,7 +45,7 @@ def prepare_mne(path, dataset, same_ends: bool):
     ends = {}
     rate = raw.info["sfreq"]
     if same_ends:
-        points = preprocessing.extension_points(rate, paper.LOW_HZ, paper.HIGH_HZ, paper.FILTER_ORDER)
+        points = filters.extension_points(rate, paper.LOW_HZ, paper.HIGH_HZ, paper.FILTER_ORDER)
         design["padlen"], ends["pad"] = points, "constant"
     raw.filter(paper.LOW_HZ, paper.HIGH_HZ, "all", method="iir", iir_params=design, verbose="error")
     raw.resample(paper.RATE, method="polyphase", verbose="error", **ends)

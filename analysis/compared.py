@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-import folds
 import paper
-import scores
+from analysis import scores
+from protocol import folds
 
 MODELS = {  # folder of the predictions -> how its row is called
     "eeg": "EEG",

@@ -16,7 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent.parent  # the folder of the scripts
 START = "--- on "  # begins the line of a log that says where a process was started
 # A stage whose Ray worker dies with its node would train on beside the one that takes its place; so it is told to save
 # and stop, where Ray does not kill it first. Setpriv comes with Linux.

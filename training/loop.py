@@ -20,12 +20,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-import checkpoints
 import paper
-import ranks
-from batches import SignalRows
-from files import load_array, write_atomically, write_json
-from folds import data_sha256
+from common.files import load_array, write_atomically, write_json
+from protocol.batches import SignalRows
+from protocol.folds import data_sha256
+from training import checkpoints, distributed
 
 PREDICTION_DTYPE = np.dtype([("segment", "i8"), ("label", "i1"), ("probability", "f4")])
 AGAIN = "remove it and call the script that wrote it again"
@@ -100,7 +99,7 @@ def use_machine(args: argparse.Namespace) -> None:
     if args.precision == "auto":
         args.precision = "bf16" if args.device.startswith("cuda") else "fp32"
     stop_if_printing(args)
-    ranks.take_gpu(args.device)
+    distributed.take_gpu(args.device)
     try:
         torch.zeros(1, device=args.device)
     except (RuntimeError, AssertionError) as error:
@@ -137,8 +136,8 @@ def run_script(main, processes: bool = False) -> None:
     """
     try:
         if not processes:
-            ranks.refuse()
-        with ranks.together():
+            distributed.refuse()
+        with distributed.together():
             main()
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
@@ -258,12 +257,12 @@ def fit(model, loss, train, validation, learning_rate, path: Path, args, identit
     )
     steps = -(-len(train) // args.batch_size)
     epoch, step, total, seconds, lr = 0, 0, 0.0, 0.0, args.lr
-    first, resumed = ranks.rank() == 0, path.exists() and not args.fresh
+    first, resumed = distributed.rank() == 0, path.exists() and not args.fresh
 
     if resumed:
         epoch, step, total, seconds, lr = resume(path, model, optimizer, identity, flags)
     # All have read the checkpoint, too, before the first writes a new one.
-    if not ranks.all_have(json.dumps([epoch, step, identity, {**flags, **dict.fromkeys(checkpoints.FREE_FLAGS)}])):
+    if not distributed.all_have(json.dumps([epoch, step, identity, {**flags, **dict.fromkeys(checkpoints.FREE_FLAGS)}])):
         raise ValueError(
             f"{path}: expected the same checkpoint, data and flags in all processes, found others in some; start all "
             "with the same command, and keep --run and the data where every node sees them"
@@ -297,7 +296,7 @@ def fit(model, loss, train, validation, learning_rate, path: Path, args, identit
 
     def asked() -> int:
         """The signal that this or another process has received, else 0."""
-        return ranks.largest(received[0] if received else 0)
+        return distributed.largest(received[0] if received else 0)
 
     def stop_if(number: int):
         if number:
@@ -325,7 +324,7 @@ def fit(model, loss, train, validation, learning_rate, path: Path, args, identit
                     group["lr"] = lr
                 own_loss = share_of(loss, places, generator, args)
                 own_loss.backward()
-                batch_loss = ranks.add_gradients(model, own_loss.detach())
+                batch_loss = distributed.add_gradients(model, own_loss.detach())
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 sum_ += batch_loss * len(places)
@@ -358,7 +357,7 @@ def fit(model, loss, train, validation, learning_rate, path: Path, args, identit
                 for places, generator in validation_batches(validation, args):
                     validation_sum += share_of(loss, places, generator, args) * len(places)
                     stop_if(asked())
-            ranks.add(validation_sum)
+            distributed.add(validation_sum)
             if not torch.isfinite(validation_sum):
                 raise ValueError(
                     f"{path}: the validation loss is not finite after epoch {epoch + 1}; the last checkpoint is kept: "
@@ -400,16 +399,16 @@ def layer_seeds(generator: torch.Generator, count: int, mine: slice, args) -> to
     """(layers, b) int64 seeds of the dropout of the layers for the samples `mine` of a batch of `count`, the same
     whatever the number of processes."""
     source = None  # torch's generator, which several processes have seeded apart
-    if ranks.world() > 1:
+    if distributed.world() > 1:
         source = torch.Generator(args.device).manual_seed(generator.initial_seed())
     return torch.randint(2**62, (args.layers, count), generator=source, device=args.device)[:, mine]
 
 
 def share_of(loss, places: np.ndarray, generator: torch.Generator, args) -> torch.Tensor:
     """What this process adds to the mean loss of the batch at `places`."""
-    mine = ranks.share(len(places))
-    if ranks.world() > 1:  # no two processes drop the same
-        torch.manual_seed(generator.initial_seed() + 1 + ranks.rank())
+    mine = distributed.share(len(places))
+    if distributed.world() > 1:  # no two processes drop the same
+        torch.manual_seed(generator.initial_seed() + 1 + distributed.rank())
     with autocast(args):
         if mine.start < mine.stop:
             return loss(places, generator, mine)

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from segments import Segments
+from protocol.segments import Segments
 
 
 class SignalRows:

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 import paper
-from files import load_array, write_atomically, write_json
-from segments import Segments, open_segments
+from common.files import load_array, write_atomically, write_json
+from protocol.segments import Segments, open_segments
 
 SPLITS = ("segment", "block", "trial", "video", "subject")
 BLOCKS = 5

@@ -1,0 +1,1 @@
+"""What every script needs: flags, errors, files, processes of Ray."""
