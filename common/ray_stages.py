@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent.parent  # the folder of the scripts
-START = "--- on "  # begins the line of a log that says where a process was started
+RETRIES = 3  # of a stage whose worker or node died
 # A stage whose Ray worker dies with its node would train on beside the one that takes its place; so it is told to save
 # and stop, where Ray does not kill it first. Setpriv comes with Linux.
 WITH_PARENT = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
@@ -62,7 +62,7 @@ def start(script: str, flags: list[str], log: Path, threads: int, folder: str) -
     command = [sys.executable, str(HERE / script), *flags, "--threads", str(threads)]
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "a") as file:
-        print(f"{START}{socket.gethostname()}: {shlex.join(command)}", file=file, flush=True)
+        print(f"--- on {socket.gethostname()}: {shlex.join(command)}", file=file, flush=True)
         return subprocess.Popen(
             [*WITH_PARENT, *command],
             cwd=folder,

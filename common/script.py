@@ -1,0 +1,274 @@
+"""What every script shares: its flags and their help, its error lines and its exit codes.
+
+Bad input ends in one line on stderr and exit code 2, Ctrl-C in 130; a traceback is a bug of ours.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+from paper import MODALITIES, STAGES, TARGETS
+
+BELOW_ONE = ("dropout", "classifier_dropout", "fusion_dropout", "mask_probability", "beta1", "beta2")
+MAY_BE_ZERO = ("dropout", "classifier_dropout", "fusion_dropout", "weight_decay", "warmup_epochs", "beta1", "beta2")
+
+
+# ---- errors ---------------------------------------------------------------------------------------------------------
+
+
+def run(main, together=None) -> None:
+    """Call `main()`; what is wrong with the user's files or flags ends in one line on stderr and exit code 2.
+
+    together: the context in which several processes train one model (training/distributed.py); without it, the script
+    refuses to be one of several processes.
+    """
+    try:
+        if together is None:
+            refuse_processes()
+        with (together or nullcontext)():
+            main()
+    except OSError as error:
+        complain(f"{error.filename}: {error.strerror or error}" if error.filename else str(error.strerror or error))
+    except ValueError as error:
+        complain(str(error))
+    except KeyboardInterrupt:
+        complain("interrupted; the same command goes on from here", 128 + signal.SIGINT)
+
+
+def complain(line: str, code: int = 2) -> None:
+    """Print one line on stderr and exit."""
+    print(f"{Path(sys.argv[0]).name}: {' '.join(line.split())}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def refuse_processes() -> None:
+    """ValueError where torchrun started several processes of a script that is one."""
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes != "1":
+        # One line is enough: the first process says it.
+        if os.environ.get("RANK", "0") != "0":
+            raise SystemExit(2)
+        raise ValueError(f"runs as one process, found WORLD_SIZE {processes}; call it with python, not torchrun")
+
+
+# ---- flags ----------------------------------------------------------------------------------------------------------
+
+
+class Parser(argparse.ArgumentParser):
+    """The parser of a script's flags. Its help shows the start of `doc` (up to the first example), the flags, first
+    those that everybody needs, then the rest of `doc`; a flag that is wrong is a ValueError."""
+
+    def __init__(self, doc: str, **options):
+        paragraphs = doc.strip().split("\n\n")
+        start = next((n for n, text in enumerate(paragraphs) if text.startswith("    ")), 0) + 1
+        super().__init__(
+            usage="%(prog)s [flags]",
+            description="\n\n".join(paragraphs[:start]),
+            epilog="\n\n".join(paragraphs[start:]),
+            formatter_class=Help,
+            **options,
+        )
+        self._optionals.title = "first of all"
+
+    def error(self, message: str):
+        """Raise what is wrong with a flag as a ValueError."""
+        raise ValueError(message)
+
+
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Help that keeps the lines of the description, and gives the flags their own column."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=32)
+
+
+def positive(number: type, zero: bool = False, below_one: bool = False, least: int = 0):
+    """The argparse type of a finite number above 0, or from 0 on where `zero` is true; below 1 if `below_one` is; not
+    below `least`."""
+
+    def parse(text: str):
+        value = number(text)
+        if not (0 <= value < float("inf")) or (value == 0 and not zero):
+            raise argparse.ArgumentTypeError(f"expected a number {'from' if zero else 'above'} 0, found {text}")
+        if below_one and value >= 1:
+            raise argparse.ArgumentTypeError(f"expected a number below 1, found {text}")
+        if value < least:
+            raise argparse.ArgumentTypeError(f"expected {least} or more, found {text}")
+        return value
+
+    parse.__name__ = number.__name__
+    return parse
+
+
+def share(text: str) -> float:
+    """The argparse type of a number above 0 and up to 1, of as many digits as the names of files show."""
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number above 0 and up to 1, found {text}")
+    return float(f"{value:g}")
+
+
+def add_print_flag(parser) -> None:
+    """--print-flags, which `stop_if_printing` obeys."""
+    parser.add_argument("--print-flags", action="store_true", help="print every resolved flag as JSON and stop")
+
+
+def stop_if_printing(args: argparse.Namespace) -> None:
+    """With --print-flags, print the resolved flags as JSON and raise SystemExit."""
+    if args.print_flags:
+        print(json.dumps(plain_flags(args), indent=1))
+        raise SystemExit(0)
+
+
+def plain_flags(args: argparse.Namespace) -> dict:
+    """The flags as JSON values."""
+    return json.loads(json.dumps(dict(sorted(vars(args).items())), default=str))
+
+
+def words(value) -> str:
+    """A flag's value as the command line has it."""
+    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+# ---- hyper-parameters: the tables of paper.py -----------------------------------------------------------------------
+
+
+def add_hyperparameters(parser: argparse.ArgumentParser, stage: str) -> None:
+    """Add the flags of one of STAGES. They default to None; `resolve_hyperparameters` fills in the paper's values."""
+    group = parser.add_argument_group("hyper-parameters (default: the paper's)")
+    for name, (value, what, source) in STAGES[stage].items():
+        number, parse = type_of(name, value)
+        own = {modality.label: modality.flags.get(stage, {}) for modality in MODALITIES.values()}
+        shown = [words(value), *(f"{label} {words(flags[name])}" for label, flags in own.items() if name in flags)]
+        group.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=parse,
+            nargs="+" if isinstance(value, list) else None,
+            metavar="N" if number is int else "X",
+            help=f"{what} ({'; '.join(shown)}; {source})",
+        )
+
+
+def type_of(name: str, value) -> tuple:
+    """The type of a hyper-parameter's numbers, int or float, and the function that reads one of them."""
+    number = type(value[0] if isinstance(value, list) else value)
+    return number, positive(number, zero=name in MAY_BE_ZERO, below_one=name in BELOW_ONE)
+
+
+def resolve_hyperparameters(
+    args: argparse.Namespace, stage: str, modality: str | None = None, known: dict | None = None
+) -> None:
+    """Give every flag of `stage` that the user left out its value from --hyperparameters, else from `known`, else the
+    paper's for `modality`. Raises ValueError and OSError like `read_hyperparameters`."""
+    if args.hyperparameters:
+        known = {**(known or {}), **read_hyperparameters(args.hyperparameters, stage, vars(args))}
+    own = MODALITIES[modality].flags.get(stage, {}) if modality else {}
+    for name, (value, *_) in STAGES[stage].items():
+        if getattr(args, name) is None:
+            setattr(args, name, (known or {}).get(name, own.get(name, value)))
+
+
+def read_hyperparameters(path: Path, stage: str, wanted_for: dict | None = None) -> dict:
+    """The flags of `stage` in a best.json of tune.py: {"hyperparameters": {"lr": 0.0003, ...}, "fold": 3, ...}.
+
+    wanted_for: the flags of the call; another target or fold than the search's is said on stderr. Raises ValueError
+    where the search was for another stage or modality, and where a flag is none of this stage, or its value none that
+    it would take.
+    """
+    try:
+        searched = json.loads(path.read_text())
+        found = searched["hyperparameters"].items()
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(f'{path}: expected JSON with {{"hyperparameters": {{flag: value}}}}; write it with tune.py')
+    wanted = {"stage": stage, **{name: (wanted_for or {}).get(name) for name in ("modality", "target", "fold")}}
+    for name, value in wanted.items():
+        if value is None or searched.get(name, value) == value:
+            continue
+        if name in ("stage", "modality"):
+            raise ValueError(f"{path}: expected a search with --{name} {value}, found {searched[name]}; take another")
+        known = "; what is tested here may have been trained on there" if name == "fold" else ""
+        print(f"note: {path} was searched with --{name} {searched[name]}, not {value}{known}", file=sys.stderr)
+    return {name: checked_value(path, stage, name, value) for name, value in found}
+
+
+def checked_value(path: Path, stage: str, name: str, value):
+    """The value of one flag of a best.json, as the flag would take it; ValueError where it would not."""
+    if name not in STAGES[stage]:
+        raise ValueError(
+            f"{path}: expected flags of this stage, found {name}; take the file of a search with this --stage"
+        )
+    like = STAGES[stage][name][0]
+    _, parse = type_of(name, like)
+    try:
+        if isinstance(like, list) != isinstance(value, list):
+            raise TypeError
+        read = [parse(str(each)) for each in value] if isinstance(like, list) else parse(str(value))
+    except (TypeError, ValueError, argparse.ArgumentTypeError):
+        raise ValueError(f"{path}: expected {name} as the flag takes it, such as {words(like)}, found {value!r}")
+    if read == []:
+        raise ValueError(f"{path}: expected one number or more as {name}, found none")
+    return read
+
+
+# ---- variants of a model, which have files of their own -------------------------------------------------------------
+
+
+def add_modality(parser) -> None:
+    """--modality of the scripts that train on one."""
+    parser.add_argument("--modality", choices=MODALITIES, required=True, help="signals to learn from (paper 3)")
+
+
+def add_target(parser) -> None:
+    """--target of the scripts that train for one."""
+    parser.add_argument("--target", choices=TARGETS, required=True, help="what to recognise (paper 3.2.2)")
+
+
+def add_fold(parser) -> None:
+    """--fold of the scripts that train for one."""
+    fold = positive(int, zero=True)
+    parser.add_argument("--fold", type=fold, required=True, metavar="K", help="test fold, counted from 0 (paper 5)")
+
+
+def add_variants(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """The flags of finetune.py and fuse.py that give a model files of its own; returns their group."""
+    group = parser.add_argument_group("variants, named in the files as in arousal-random.pt")
+    group.add_argument(
+        "--init", choices=("pretrained", "random"), default="pretrained", help="first weights (paper 3.2.2, 5.1, 5.3)"
+    )
+    what = (
+        "train the classifier alone, on CNN, CLS and Transformer as --init left them, without dropout there "
+        "(-frozen; default: everything is trained, paper 3.2.2)"
+    )
+    group.add_argument("--freeze", action="store_true", help=what)
+    add_label_flags(group)
+    return group
+
+
+def add_label_flags(group) -> None:
+    """The flags that change the labels of training, for models of any kind."""
+    what = (
+        "control: deal the labels of training and validation anew among the trials of each subject, by --seed and "
+        "--fold; test labels stay true. A model then scores above chance only by the share of high ratings of a "
+        "subject that it has met (-shuffled; assumed)"
+    )
+    group.add_argument("--shuffle-labels", action="store_true", help=what)
+    what = (
+        "train on this share of the training trials of each class alone, drawn by --seed and --fold; the trials "
+        "of a smaller share are among those of a larger one. Validation, test and threshold stay (-fraction0.1; "
+        "default: 1; assumed)"
+    )
+    group.add_argument("--label-fraction", type=share, default=1.0, metavar="X", help=what)
+
+
+def add_test_data(group) -> None:
+    """--test-data of finetune.py and fuse.py."""
+    what = (
+        "after training, also predict every rated segment of these other prepared sets, with the same channels, "
+        "rate, length and pre-processing, into arousal@dreamer.npy. Scales of rating differ: high is above the mean "
+        "that --threshold takes of the other set's own ratings; a number is taken as it is (assumed)"
+    )
+    group.add_argument("--test-data", type=Path, nargs="+", default=[], metavar="DATA", help=what)
