@@ -1,84 +1,277 @@
-"""Variants of a model, which have files of their own: first weights, frozen encoder, shuffled or few labels.
+"""What a model is called and what it is made of: written once for checkpoints, predictions and tables.
 
-The flags that finetune.py and fuse.py (and, for labels, baseline.py) share, and the names of the files.
+Beside every file of predictions (.npy) lies its record (.json). A record holds the fields of `Model`, the fold, the
+target, the settings and hashes of the run, and the SHA-256 of every parent: of the files that the model was made from.
+The name of a file is a function of its record, and is never parsed back.
 """
 
 import argparse
+import hashlib
+import json
+import platform
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-FLAGS = ("init", "freeze", "shuffle_labels", "label_fraction")  # flags that give a model files of its own
+import numpy as np
+
+from common.files import load_array, sha256_of_file, write_atomically, write_json
+from paper import MODALITIES
+
+PREDICTION_DTYPE = np.dtype([("segment", "i8"), ("label", "i1"), ("probability", "f4")])
+AGAIN = "remove it and call the script that wrote it again"
+FREE_FLAGS = (  # flags that may change when a training goes on; they do not change its result
+    *("run", "data", "extra", "test_data", "device", "threads", "checkpoint_minutes"),
+    *("fresh", "print_flags", "hyperparameters", "validation_only"),
+)
+HASHED = {  # how a difference in what is kept as a hash is called
+    "data_sha256": "was made of other segments, pre-processing or recordings",
+    "folds_sha256": "was made with other folds",
+    "rows_sha256": "was made with other training, validation or test segments",
+    "extra_sha256": "was pre-trained with other sets as --extra",
+    "tested_sha256": "was made on another set of that name, or on this one prepared otherwise",
+}
+RECORD_KEYS = {"fold": int, "target": str, "parents": dict, "flags": dict, "predictions_sha256": str}
+MAY_CHANGE = ("checkpoint_sha256", "tested_data", "versions")  # a change in these writes predictions again, or nothing
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """FLAGS, which finetune.py and fuse.py share."""
-    group = parser.add_argument_group("variant of the single-modality models, named in the files: arousal-random.pt")
-    group.add_argument(
-        "--init", choices=("pretrained", "random"), default="pretrained", help="first weights (paper 3.2.2, 5.1, 5.3)"
-    )
-    group.add_argument(
-        "--freeze",
-        action="store_true",
-        help="train the classifier alone, on CNN, CLS and Transformer as --init left them, without dropout there "
-        "(-frozen; default: everything is trained, paper 3.2.2)",
-    )
-    add_label_flags(group)
+@dataclass(frozen=True)
+class Model:
+    """A model in every fold and for every target: a line of each table, a folder and the start of a file's name."""
+
+    family: str  # pretraining, network, fusion, classical, amigos, prior or rule
+    modalities: tuple[str, ...] = ()  # whose signals it sees
+    rule: str = ""  # of a prior, or of a fusion rule
+    init: str = "pretrained"  # or random
+    freeze: bool = False
+    shuffle_labels: bool = False
+    label_fraction: float = 1.0
+    tested_on: str = ""  # the name of another labelled set
+
+    @property
+    def folder(self) -> str:
+        """The folder of its files within a run."""
+        if self.family in ("pretraining", "network"):
+            return self.modalities[0]
+        if self.family == "fusion":
+            return "fused"
+        several = {"classical": "both", "amigos": "fused"}
+        return f"{self.family}-{self.modalities[0] if len(self.modalities) == 1 else several[self.family]}"
+
+    @property
+    def suffix(self) -> str:
+        """What the names of its files have after the target: "", "-random", "-frozen-fraction0.1" ..."""
+        parts = [
+            "-random" if self.init == "random" else "",
+            "-frozen" if self.freeze else "",
+            "-shuffled" if self.shuffle_labels else "",
+            f"-fraction{self.label_fraction:g}" if self.label_fraction < 1 else "",
+            f"@{self.tested_on}" if self.tested_on else "",
+        ]
+        return "".join(parts)
+
+    @property
+    def label(self) -> str:
+        """How tables call it: "EEG, no pre-training, 10 % of labels"."""
+        words = {
+            self._family_label(): True,
+            "no pre-training": self.init == "random",
+            "frozen": self.freeze,
+            "shuffled labels": self.shuffle_labels,
+            f"{100 * self.label_fraction:g} % of labels": self.label_fraction < 1,
+            f"on {self.tested_on}": self.tested_on,
+        }
+        return ", ".join(word for word, said in words.items() if said)
+
+    def _family_label(self) -> str:
+        rule, both = self.rule.capitalize(), "both" if len(self.modalities) < 3 else "all"
+        words = {"fusion": "Fused", "rule": f"{rule} of {both}"}
+        words["prior"] = f"{rule} class" if self.rule == "majority" else f"{rule} prior"
+        if self.family in words:
+            return words[self.family]
+        name = self.folder.partition("-")[2] or self.folder
+        name = MODALITIES[name].label if name in MODALITIES else {"gsr": "GSR"}.get(name, name)
+        return {"classical": f"Classical {name}", "amigos": f"AMIGOS {name}"}.get(self.family, name)
+
+    def path(self, run: Path, fold: int, target: str | None, ending: str) -> Path:
+        """Its file for one fold and target: runs/paper/eeg/fold3/arousal-random.pt; of a pre-training pretrain.pt."""
+        name = "pretrain" if self.family == "pretraining" else target + self.suffix
+        return Path(run) / self.folder / f"fold{fold}" / (name + ending)
+
+    @property
+    def is_variant(self) -> bool:
+        """Whether it is a control: not trained on all true labels of its run, or not tested on the run's own data."""
+        return self.freeze or self.shuffle_labels or self.label_fraction < 1 or bool(self.tested_on)
 
 
-def add_label_flags(group) -> None:
-    """Those that change the labels of training, for models of any kind."""
-    group.add_argument(
-        "--shuffle-labels",
-        action="store_true",
-        help="control: deal the labels of training and validation anew among the trials of each subject, by --seed and "
-        "--fold; test labels stay true. What a model still scores above chance it owes to the share of high ratings "
-        "of a subject it has met (-shuffled; assumed)",
-    )
-    group.add_argument(
-        "--label-fraction",
-        type=share,
-        default=1.0,
-        metavar="X",
-        help="train on this share of the training trials of each class alone, drawn by --seed and --fold, those of a "
-        "smaller share among those of a larger; validation, test and threshold stay. Whole trials, also where --split "
-        "shares trials with the test (-fraction0.1; default: 1; assumed)",
-    )
+def model_of(args: argparse.Namespace, family: str, modalities) -> Model:
+    """The model that a script's flags ask for; a flag that the script does not have is taken at its default."""
+    flags = {name: value for name, value in vars(args).items() if name in VARIANT_FLAGS}
+    return Model(family, tuple(modalities), **flags)
 
 
-def add_test_flag(parser: argparse.ArgumentParser) -> None:
-    """--test-data, which finetune.py and fuse.py share."""
-    parser.add_argument(
-        "--test-data",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="DATA",
-        help="after training, also predict every rated segment of these other prepared sets, with the same channels, "
-        "rate, length and pre-processing, into arousal@dreamer.npy. Scales of rating differ: high is above the mean "
-        "that --threshold takes of the other set's own ratings; a number is taken as it is (assumed)",
-    )
+VARIANT_FLAGS = ("init", "freeze", "shuffle_labels", "label_fraction")
 
 
-def share(text: str) -> float:
-    """The argparse type of a number above 0 and up to 1."""
-    value = float(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number above 0 and up to 1, found {text}")
-    return float(f"{value:g}")  # as `suffix` names it
+def pretraining(modality: str) -> Model:
+    """The masked value prediction of one modality."""
+    return Model("pretraining", (modality,))
 
 
-def suffix(args: argparse.Namespace) -> str:
-    """What the names of a model's files carry after the target: "", "-random", "-frozen-fraction0.1" ...; a flag of
-    FLAGS that a script does not have is taken at its default."""
-    flags = vars(args)
-    parts = [
-        "-random" if flags.get("init") == "random" else "",
-        "-frozen" if flags.get("freeze") else "",
-        "-shuffled" if flags.get("shuffle_labels") else "",
-        f"-fraction{flags['label_fraction']:g}" if flags.get("label_fraction", 1.0) < 1 else "",
-    ]
-    return "".join(parts) + (left_out(*flags["leave_out"]) if flags.get("leave_out") else "")
+def parents(model: Model) -> list[Model]:
+    """The trained models that a model is made from: a pre-training, or the single-modality models that are fused."""
+    if model.family == "network" and model.init == "pretrained":
+        return [pretraining(model.modalities[0])]
+    if model.family == "fusion":
+        return [replace(model, family="network", modalities=(each,)) for each in model.modalities]
+    return []
 
 
-def left_out(part: int, parts: int) -> str:
-    """The last of a name's suffixes: of a model that `part` of the training rows was kept from."""
-    return f"-out{part}of{parts}"
+# ---- records --------------------------------------------------------------------------------------------------------
+
+
+def identity_of(run, model: Model, fold: int, target: str | None) -> dict:
+    """The part of a record that the run and the flags alone give; run: a protocol.run.Run."""
+    threshold = {"threshold": run.settings["threshold"]} if target else {}
+    return plain({**asdict(model), "fold": fold, "target": target, **run.identity, **threshold})
+
+
+def record_of(run, model: Model, fold: int, target: str | None, rows: dict, flags: dict | None = None, **more) -> dict:
+    """The whole record of a model, before it is trained; the files of its parents must be there.
+
+    rows: part -> rows of segments.npy that it is trained, validated and tested on; flags: script -> the flags of what
+    was trained before; more: what else changes its numbers. Raises FileNotFoundError where a parent is missing.
+    """
+    paths = [parent.path(run.folder, fold, target, ".pt") for parent in parents(model)]
+    return {
+        **identity_of(run, model, fold, target),
+        "rows_sha256": {part: hashlib.sha256(own.tobytes()).hexdigest() for part, own in rows.items()},
+        "parents": {path.relative_to(run.folder).as_posix(): sha256_of_file(path) for path in paths},
+        "flags": flags or {},
+        **plain(more),
+    }
+
+
+def plain(value):
+    """The same as JSON gives it back: lists for tuples."""
+    return json.loads(json.dumps(value))
+
+
+def model_of_record(record: dict) -> Model:
+    """The model that a record speaks of; KeyError or TypeError where the record is damaged."""
+    values = {field.name: record[field.name] for field in fields(Model)}
+    values["modalities"] = tuple(values["modalities"])
+    return Model(**values)
+
+
+def check_record(path: Path, found: dict, expected: dict, advice: str) -> None:
+    """ValueError, naming `path` and ending in `advice`, where a record differs from the expected one in one of the
+    latter's keys."""
+    for key, value in expected.items():
+        known = found.get(key)
+        if known == value:
+            continue
+        if key == "parents":
+            other = next((name for name in value if not known or known.get(name) != value[name]), "models")
+            clash = f"was made from another {other} than there is now"
+        elif key == "flags":
+            ours, theirs = (
+                {n: x for flags in (side or {}).values() for n, x in flags.items()} for side in (value, known)
+            )
+            name = next((name for name in ours if theirs.get(name) != ours[name]), "flags")
+            flag = name.replace("_", "-")
+            clash = f"was made with --{flag} {theirs.get(name)}, found {ours.get(name)}"
+        else:
+            shown = [" ".join(map(str, each)) if isinstance(each, list) else each for each in (value, known)]
+            clash = HASHED.get(key, f"expected {key.replace('_', ' ')} {shown[0]}, found {shown[1]}")
+        raise ValueError(f"{path}: {clash}; {advice}")
+
+
+def check_parents(path: Path, record: dict, run: Path, script: str, sha256=sha256_of_file) -> None:
+    """ValueError where a parent that is still there was trained again since; script: what makes the child anew."""
+    for name, known in record["parents"].items():
+        if (run / name).exists() and sha256(run / name) != known:
+            raise ValueError(f"{path}: {run / name} was trained again since; call {script} again with --fresh")
+
+
+def versions() -> dict:
+    """The versions of what computed the numbers."""
+    return {"python": platform.python_version(), "numpy": np.__version__}
+
+
+# ---- predictions and the record beside them -------------------------------------------------------------------------
+
+
+def read_predictions(path: Path, advice: str = AGAIN) -> np.ndarray:
+    """The rows of a prediction file (PREDICTION_DTYPE); ValueError, ending in `advice`, where it is none."""
+    predictions = load_array(path, advice)
+    if predictions.dtype != PREDICTION_DTYPE or predictions.ndim != 1:
+        found = f"{predictions.shape} of {predictions.dtype}"
+        raise ValueError(f"{path}: expected rows of {PREDICTION_DTYPE}, found {found}; {advice}")
+    return predictions
+
+
+def parse_record(about: Path, advice: str) -> dict:
+    """The record in the file `about`; ValueError, ending in `advice`, where it is damaged or of an older version."""
+    try:
+        record = dict(json.loads(about.read_text()))
+        for key, kind in RECORD_KEYS.items():
+            if not isinstance(record[key], kind):
+                raise TypeError(f"{key}: {record[key]}")
+        model_of_record(record).path(Path(), record["fold"], record["target"], ".npy")
+    except (ValueError, LookupError, TypeError) as error:
+        found = f"found {error!r}: damaged, or of an older version"
+        raise ValueError(f"{about}: expected the record of {about.stem}.npy as JSON, {found}; {advice}")
+    return record
+
+
+def read_record(path: Path) -> dict:
+    """The record beside the predictions `path`; ValueError where it is damaged, or not the record of these bytes."""
+    about = path.with_suffix(".json")
+    record = parse_record(about, AGAIN)
+    if sha256_of_file(path) != record["predictions_sha256"]:
+        raise ValueError(f"{path}: not the predictions that {about} describes; {AGAIN}")
+    return record
+
+
+def is_written(path: Path, record: dict, fresh: bool = False) -> bool:
+    """Whether an earlier call wrote the predictions `path` with this very record.
+
+    The record is written last, so a call that was killed in between starts over. Raises ValueError where the record is
+    damaged, or of other flags, data, folds or parents.
+    """
+    about = path.with_suffix(".json")
+    if fresh or not about.exists():
+        return False
+    found = parse_record(about, "use --fresh")
+    kept = {name: value for name, value in record.items() if name not in MAY_CHANGE}
+    advice = "use the same flags, --fresh, or another --run"
+    if record["tested_on"]:
+        advice = f"remove {path}, and it, or prepare one of the two with another --name"
+    check_record(about, found, kept, advice)
+    same = all(found.get(name) == record.get(name) for name in MAY_CHANGE if name != "versions")
+    if not (same and path.exists() and sha256_of_file(path) == found["predictions_sha256"]):
+        print(f"{path}: not as its .json describes it; written again")
+        return False
+    print(f"{path}: already done, nothing to do")
+    return True
+
+
+def write_predictions(path: Path, rows, labels: np.ndarray, probability: np.ndarray, record: dict) -> dict:
+    """Write predictions (segment, label, probability), one for each of `rows`, and then their record; the record.
+
+    labels: (n,) of all rows of segments.npy; probability: (len(rows),) of high.
+    """
+    predictions = np.empty(len(rows), PREDICTION_DTYPE)
+    predictions["segment"], predictions["label"], predictions["probability"] = rows, labels[rows], probability
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda file: np.save(file, predictions))
+    record = {**record, "predictions_sha256": sha256_of_file(path)}
+    write_json(path.with_suffix(".json"), record)
+    print(f"{path}: {len(rows)} test predictions")
+    return record
+
+
+def elsewhere(record: dict, data, data_sha256: str) -> dict:
+    """The record of a model's predictions on another labelled set `data` (Segments)."""
+    tested = {"tested_on": data.manifest["dataset"], "tested_sha256": data_sha256, "tested_data": str(data.folder)}
+    return {**record, **tested}

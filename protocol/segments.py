@@ -1,8 +1,9 @@
-"""The segment files: `eeg.npy` and `ecg.npy` (n, C, L) float32, `segments.npy`, `manifest.json`.
+"""The segment files of a prepared data set: `<modality>.npy` (n, C, L) float32, `segments.npy`, `manifest.json`.
 
-Row i of each array is the same stretch of the same trial. numpy and the standard library are all this needs.
+Row i of each array is the same stretch of the same trial.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from common.files import sha256_of_file, sha256_of_json, sync
-from paper import MODALITIES
+from paper import MODALITIES, TARGETS
 
 SEGMENT_DTYPE = np.dtype(
     [
@@ -18,8 +19,7 @@ SEGMENT_DTYPE = np.dtype(
         ("trial", "U32"),  # unique within the subject
         ("video", "U16"),
         ("start", "f8"),  # s from the trial's start
-        ("arousal", "f4"),  # rating as recorded, NaN where there is none
-        ("valence", "f4"),
+        *((target, "f4") for target in TARGETS),  # rating as recorded, NaN where there is none
     ]
 )
 MANIFEST_KEYS = (
@@ -136,7 +136,7 @@ def read_manifest(folder) -> dict:
     channels = manifest["channels"]
     if not channels or not all(name in MODALITIES and isinstance(channels[name], list) for name in channels):
         raise ValueError(
-            f"{path}: expected lists of channels for eeg and ecg, found {channels}; prepare the data again"
+            f"{path}: expected lists of channels for {' and '.join(MODALITIES)}, found {channels}; prepare the data again"
         )
     for source in manifest["sources"]:
         # The leak guard goes by these: a source it cannot read must not pass.
@@ -162,3 +162,60 @@ def _load(path) -> np.ndarray:
     if not isinstance(array, np.ndarray):
         raise ValueError(f"{path}: expected a .npy file, found an archive; prepare the data again")
     return array
+
+
+class SignalRows:
+    """Chosen rows of one or more data folders as one array of segments, read from disk batch by batch.
+
+    parts: (data, rows) pairs; modality: one of paper.MODALITIES. Raises ValueError where channels, rates or lengths differ,
+    where an array is not in C order, and where rows are among the hidden ones.
+    """
+
+    def __init__(self, parts: list[tuple[Segments, np.ndarray]], modality: str):
+        layouts = [layout(data, modality) for data, _ in parts]
+        for (data, _), found in zip(parts, layouts):
+            if found != layouts[0]:
+                raise ValueError(f"{data.folder}: expected {modality} with {layouts[0]}, found {found}")
+        for data, rows in parts:
+            if np.isin(rows, data.hidden).any():
+                raise ValueError(f"{data.folder}: --validation-only hides the test segments, which were asked for")
+        arrays = [(data.folder / f"{modality}.npy", data.signals[modality]) for data, _ in parts]
+        for path, array in arrays:
+            if not array.flags.c_contiguous:
+                raise ValueError(f"{path}: expected an array in C order, found Fortran order; prepare the data again")
+        # Read, not mapped: every page of a mapped file that was looked at would count as memory of this process.
+        self.files = [(path, open(path, "rb", buffering=0), array.offset) for path, array in arrays]
+        self.part = np.concatenate([np.full(len(rows), number) for number, (_, rows) in enumerate(parts)])
+        self.row = np.concatenate([rows for _, rows in parts])
+        self.channels, self.points = arrays[0][1].shape[1:]
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def batch(self, places: np.ndarray) -> np.ndarray:
+        """(B, C, L) float32 signals at `places` (0 .. len - 1); ValueError where one is not finite, or a file is too
+        short."""
+        signals = np.empty((len(places), self.channels, self.points), np.float32)
+        for number, place in enumerate(places):
+            path, file, start = self.files[self.part[place]]
+            file.seek(start + int(self.row[place]) * signals[number].nbytes)
+            if file.readinto(signals[number]) < signals[number].nbytes:
+                raise ValueError(f"{path}: ends before row {self.row[place]}; prepare the data again with --fresh")
+        if not np.isfinite(signals).all():
+            place = places[np.flatnonzero(~np.isfinite(signals).all(axis=(1, 2)))[0]]
+            path = self.files[self.part[place]][0]
+            raise ValueError(f"{path}: row {self.row[place]} holds NaN or inf; prepare the data again with --fresh")
+        return signals
+
+
+def layout(data: Segments, modality: str) -> dict:
+    """What segments must share to be trained on together; ValueError where there are none of `modality`."""
+    if modality not in data.signals:
+        raise ValueError(f"{data.folder}: expected {modality} signals, found none; prepare the data with --modalities")
+    return {"channels": data.manifest["channels"][modality], **{key: data.manifest[key] for key in ("rate", "points")}}
+
+
+def data_sha256(data: Segments) -> str:
+    """One hash of the segments, of their pre-processing and of the recordings they were cut from."""
+    recordings = sorted(source["sha256"] for source in data.manifest["sources"])
+    return hashlib.sha256("".join([data.segments_sha256, data.preprocessing_sha256, *recordings]).encode()).hexdigest()

@@ -15,7 +15,10 @@ import numpy as np
 import torch
 
 import paper
-from protocol import folds
+from common.files import sha256_of_file
+from protocol import folds, records
+from protocol.records import Model
+from protocol.run import SETTINGS, Run
 from protocol.segments import open_segments
 
 ROOT = Path(__file__).parent.parent
@@ -49,7 +52,7 @@ def write_set(
         )
     table = np.array(rows, dtype=DTYPE)
     folder.mkdir(parents=True)
-    names = {"eeg": list(paper.EEG_CHANNELS[:channels]), "ecg": ["ECG"]}
+    names = {"eeg": list(paper.MODALITIES["eeg"].channels[:channels]), "ecg": ["ECG"]}
     for modality in names:
         array = random.standard_normal((len(table), len(names[modality]), points))
         if signal:
@@ -64,7 +67,7 @@ def write_set(
         "channels": names,
         "rate": 128,
         "points": points,
-        "preprocessing": {"low": 0.8, "high": 50.0, "normalise": "subject"},
+        "preprocessing": {"low": dict.fromkeys(names, 0.8), "high": dict.fromkeys(names, 50.0), "normalise": "subject"},
         "sources": sources,
         "subjects": {},
         "counts": {"subjects": subjects + unrated, "trials": len(table) // segments, "segments": len(table)},
@@ -86,8 +89,33 @@ def reproduce(folder, **variables) -> subprocess.CompletedProcess:
 def open_run(work, split="segment", n_folds=4, seed=0):
     """The run of data/amigos in `work`, made without a script."""
     data = open_segments(work / "data" / "amigos")
-    settings = {**folds.SETTINGS, "split": split, "n_folds": n_folds, "seed": seed}
-    return folds.Run(work / "runs" / "new", settings, data, folds.assign_folds(data.table, split, n_folds, 0))
+    settings = {**SETTINGS, "split": split, "n_folds": n_folds, "seed": seed}
+    return Run(work / "runs" / "new", settings, data, folds.assign_folds(data.table, split, n_folds, 0))
+
+
+def labelled(run, fold, target, **variant):
+    """Rows and labels of a fold for a fine-tuned model, or for a `variant` of it."""
+    return run.labelled(fold, target, Model("network", ("eeg",), **variant))
+
+
+def predicted(run, model, fold, target, rows, labels, probability, **more) -> Path:
+    """Write predictions and the record beside them, as the script of `model` would; `more` goes into the record."""
+    path = model.path(run.folder, fold, target, ".npy")
+    record = {**records.identity_of(run, model, fold, target), "rows_sha256": {}, "parents": {}, "flags": {}, **more}
+    records.write_predictions(path, rows, labels, probability, record)
+    return path
+
+
+def replace_predictions(path, predictions, **more) -> None:
+    """Write other predictions into a file, and their hash, and `more`, into its record."""
+    np.save(path, predictions)
+    describe(path, **more)
+
+
+def describe(path, **more) -> None:
+    """Write the hash of predictions as they are now, and `more`, into the record beside them."""
+    record = {**json.loads(path.with_suffix(".json").read_text()), "predictions_sha256": sha256_of_file(path), **more}
+    path.with_suffix(".json").write_text(json.dumps(record))
 
 
 def edit_manifest(folder, change) -> None:

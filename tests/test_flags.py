@@ -77,7 +77,14 @@ EXPECTED = [
     ),
     (
         "prepare_data.py --dataset amigos --raw raw",
-        {"rate": 128, "low": 0.8, "high": 50.0, "filter_order": 8, "seconds_per_segment": 10, "normalise": "subject"},
+        {
+            "rate": 128,
+            "low": {"eeg": 0.8, "ecg": 0.8},
+            "high": {"eeg": 50.0, "ecg": 50.0},
+            "filter_order": 8,
+            "seconds_per_segment": 10,
+            "normalise": "subject",
+        },
     ),
     ("evaluate.py", {"run": ["runs/paper"], "bootstrap": 2000, "permutations": 9999, "seed": 0}),
     ("baseline.py", {"run": "runs/paper", "data": "data/amigos", "model": "classical", "n_folds": 10}),
@@ -98,8 +105,8 @@ def test_print_flags_gives_the_numbers_of_the_paper(tmp_path, command, expected)
 def test_training_flags_are_these_and_no_others(tmp_path):
     machine = {"device", "precision", "threads", "checkpoint_minutes", "fresh", "print_flags"}
     machine |= {"hyperparameters", "validation_only"}
-    own = {"pretrain.py": {"extra", "modality"}, "fuse.py": {"target", "test_data", "cross_fit"}}
-    own["finetune.py"] = {"modality", "target", "test_data", "leave_out"}
+    own = {"pretrain.py": {"extra", "modality"}, "fuse.py": {"target", "test_data"}}
+    own["finetune.py"] = {"modality", "target", "test_data"}
     for command, expected in EXPECTED[:5]:
         found = json.loads(done(*command.split(), "--print-flags", cwd=tmp_path))
         assert set(found) == set(expected) | machine | own[command.split()[0]]

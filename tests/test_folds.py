@@ -5,6 +5,7 @@ import pytest
 
 from prepared import DTYPE
 from protocol import folds
+from protocol.run import SETTINGS, Run
 
 
 def table(subjects=8, trials=10, segments=12, unrated=2, seed=0):
@@ -25,13 +26,13 @@ def key(rows, split):
 
 
 def make_run(data_table, tmp_path, **settings):
-    settings = {**folds.SETTINGS, **settings}
+    settings = {**SETTINGS, **settings}
     assigned = folds.assign_folds(data_table, settings["split"], settings["n_folds"], settings["fold_seed"])
 
     class Data:
         table, folder = data_table, tmp_path
 
-    return folds.Run(tmp_path, settings, Data, assigned)
+    return Run(tmp_path, settings, Data, assigned)
 
 
 @pytest.mark.parametrize("split", folds.SPLITS)
@@ -137,7 +138,7 @@ def test_folds_depend_on_the_seed_and_on_nothing_else():
 def test_validation_follows_the_seed_and_the_fold(tmp_path):
     data = table()
     runs = [make_run(data, tmp_path, fold_seed=seed) for seed in (0, 0, 1)]
-    same = [folds.Run(tmp_path, run.settings, run.data, runs[0].folds) for run in runs]
+    same = [Run(tmp_path, run.settings, run.data, runs[0].folds) for run in runs]
     first, again, other = (run.split(3)["validation"].tolist() for run in same)
     assert first == again != other
 

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from prepared import FINETUNE, FUSE, PRETRAIN, call, contents, done, edit_manifest, write_set
+from prepared import FINETUNE, FUSE, PRETRAIN, call, contents, done, edit_manifest, replace_predictions, write_set
 
 EEG = ("--modality", "eeg", "--fold", 1)
 COMMANDS = {
@@ -74,7 +74,7 @@ def test_another_flag_in_the_same_training(work, flag, value):
 
 
 def another_filter(folder):
-    edit_manifest(folder, lambda manifest: manifest["preprocessing"].update(low=0.5))
+    edit_manifest(folder, lambda manifest: manifest["preprocessing"].update(low={"eeg": 0.5, "ecg": 0.5}))
 
 
 def other_ratings(folder):
@@ -108,7 +108,7 @@ def test_pretraining_of_another_fold(work):
 
 def test_pretraining_of_the_other_modality(work):
     copy(work, "ecg/fold1/pretrain.pt", "eeg/fold1/pretrain.pt")
-    refused(work, "finetune.py", says=["eeg/fold1/pretrain.pt", "modality eeg, found ecg"])
+    refused(work, "finetune.py", says=["eeg/fold1/pretrain.pt", "modalities eeg, found ecg"])
 
 
 def test_pretraining_with_other_validation_parts(work):
@@ -120,14 +120,14 @@ def test_pretraining_with_other_validation_parts(work):
 
 def test_fine_tuned_model_as_a_pretrained_one(work):
     copy(work, "eeg/fold1/arousal.pt", "eeg/fold1/pretrain.pt")
-    refused(work, "finetune.py", says=["eeg/fold1/pretrain.pt", "target None, found arousal"])
+    refused(work, "finetune.py", says=["eeg/fold1/pretrain.pt", "family pretraining, found network"])
 
 
 def test_pretraining_replaced_after_fine_tuning(work):
     done("pretrain.py", *EEG, *PRETRAIN, "--lr", 1e-3, "--fresh", cwd=work)
-    refused(work, "finetune.py", says=["eeg/fold1/arousal.pt", "another pretrain.pt"])
-    for script in ("fuse.py", "evaluate.py"):
-        refused(work, script, says=["eeg/fold1/arousal.pt", "eeg/fold1/pretrain.pt was trained again since"])
+    refused(work, "finetune.py", says=["eeg/fold1/arousal.pt", "another eeg/fold1/pretrain.pt"])
+    for script, file in (("fuse.py", "arousal.pt"), ("evaluate.py", "arousal.npy")):
+        refused(work, script, says=[f"eeg/fold1/{file}: ", "eeg/fold1/pretrain.pt was trained again since"])
 
 
 def test_base_models_of_two_folds(work):
@@ -160,27 +160,28 @@ def test_base_model_of_another_making(work, flags, says):
 
 def test_base_model_replaced_after_fusion(work):
     done("finetune.py", *EEG, "--target", "arousal", *FINETUNE, "--lr", 1e-3, "--fresh", cwd=work)
-    refused(work, "fuse.py", says=["fused/fold1/arousal.pt", "other models"])
-    refused(work, "evaluate.py", says=["fused/fold1/arousal.pt", "eeg/fold1/arousal.pt was trained again since"])
+    refused(work, "fuse.py", says=["fused/fold1/arousal.pt", "another eeg/fold1/arousal.pt"])
+    refused(work, "evaluate.py", says=["fused/fold1/arousal.npy", "eeg/fold1/arousal.pt was trained again since"])
 
 
 @pytest.mark.parametrize(
-    "source, target, says",
+    "source, target",
     [
-        ("ecg/fold1/arousal", "eeg/fold1/arousal", "modality eeg, found ecg"),
-        ("eeg/fold1/arousal", "eeg/fold1/arousal-random", "init random, found pretrained"),
-        ("eeg/fold1/arousal", "eeg/fold1/arousal-shuffled-fraction0.5", "shuffle labels True, found False"),
+        ("ecg/fold1/arousal", "eeg/fold1/arousal"),
+        ("eeg/fold1/arousal", "eeg/fold1/arousal-random"),
+        ("eeg/fold1/arousal", "eeg/fold1/arousal-shuffled-fraction0.5"),
     ],
 )
-def test_predictions_of_another_model(work, source, target, says):
-    for suffix in (".pt", ".npy"):
+def test_predictions_of_another_model(work, source, target):
+    for suffix in (".pt", ".npy", ".json"):
         copy(work, source + suffix, target + suffix)
-    refused(work, "evaluate.py", says=[f"{target}.pt", says])
+    refused(work, "evaluate.py", says=[f"{target}.npy: its record is that of runs/paper/{source}.npy"])
 
 
-def test_a_fusion_that_was_not_cross_fitted(work):
-    shutil.copytree(work / "runs" / "paper" / "fused", work / "runs" / "paper" / "fused-crossfit")
-    refused(work, "evaluate.py", says=["fused-crossfit/fold1/arousal.pt", "expected a model of fused-crossfit"])
+def test_predictions_in_another_folder(work):
+    shutil.copytree(work / "runs" / "paper" / "fused", work / "runs" / "paper" / "other")
+    says = "other/fold1/arousal.npy: its record is that of runs/paper/fused/fold1/arousal.npy"
+    refused(work, "evaluate.py", says=[says])
 
 
 def test_folds_trained_with_other_flags_are_said(work):
@@ -202,9 +203,11 @@ def test_predictions_of_another_fold_or_threshold(work):
     predictions = np.load(path)
     changed = predictions.copy()
     changed["label"][0] ^= 1
-    np.save(path, changed)
+    replace_predictions(path, changed)
     refused(work, "evaluate.py", says=["eeg/fold1/arousal.npy", "the labels of --threshold global"])
     copy(work, "eeg/fold2/arousal.npy", "eeg/fold1/arousal.npy")
+    refused(work, "evaluate.py", says=["eeg/fold1/arousal.npy", "not the predictions that"])
+    replace_predictions(path, np.load(path))
     refused(work, "evaluate.py", says=["eeg/fold1/arousal.npy", "test segments of fold 1"])
 
 
@@ -259,12 +262,12 @@ def test_recordings_that_two_extra_sets_share(work):
 
 
 def test_an_extra_set_that_was_filtered_otherwise_is_named(work):
-    for name, high in (("alike", 50.0), ("unlike", 45.0)):
+    for name, high in (("alike", {"eeg": 50.0}), ("unlike", {"eeg": 45.0})):
         folder = write_set(work / "data" / name, name=name)
         edit_manifest(folder, lambda manifest: manifest["preprocessing"].update(high=high))
     flags = ("--run", "runs/new", "--extra", "data/alike", "data/unlike")
     notes = [line for line in done(*COMMANDS["pretrain.py"], *flags, cwd=work).splitlines() if line.startswith("note")]
-    assert notes == ["note: data/unlike was prepared otherwise than data/amigos: high 45.0"]
+    assert notes == ["note: data/unlike was prepared otherwise than data/amigos: eeg high 45.0"]
 
 
 def test_recordings_of_training_people_go_through_and_no_others(work):
