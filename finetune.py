@@ -1,113 +1,98 @@
-"""Fine-tune a pre-trained model, or train one from random weights, to recognise arousal or valence (paper 3.2.2, 4.3).
+"""Fine-tuning: train a pre-trained model, or one with random weights, to recognise a target (paper 3.2.2, 4.3).
 
     python finetune.py --modality eeg --target arousal --fold 3
 
-writes runs/paper/eeg/fold3/arousal.pt, arousal.jsonl with one line an epoch, and arousal.npy, the predictions on the
-test fold, made once after the last epoch. `--init random` is the paper's "no pre-training": arousal-random.pt, .npy.
-Other variants have names of their own too: `--shuffle-labels` writes arousal-shuffled.pt; `--init random --freeze`, a
-classifier on random features, arousal-random-frozen.pt.
+It writes runs/paper/eeg/fold3/arousal.pt, arousal.jsonl with one line an epoch, and, made once after the last epoch,
+the predictions on the test fold: arousal.npy, and beside it their record, arousal.json. `--init random` is the paper's
+"no pre-training": arousal-random.pt, .npy, .json. Other variants have names of their own, too: `--shuffle-labels`
+writes arousal-shuffled.pt; `--init random --freeze`, a classifier on random features, arousal-random-frozen.pt.
 """
 
 import argparse
 from pathlib import Path
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 
 import paper
-from common.files import sha256_of_file
+from common import script
 from model import SingleModalityModel, parameter_count
-from protocol import folds, records
-from protocol.batches import SignalRows
-from training import checkpoints, distributed, loop
+from protocol import records
+from protocol import run as runs
+from protocol.leaks import open_test_sets
+from protocol.segments import SignalRows
+from training import checkpoints, distributed, loop, machine, trained
 
 
 def parse() -> tuple[argparse.Namespace, dict | None]:
     """The flags, and the pre-trained checkpoint, whose network they take over."""
-    parser = paper.Parser(description=__doc__)
-    parser.add_argument("--modality", choices=paper.MODALITIES, required=True, help="signals to use (paper 3)")
-    parser.add_argument("--target", choices=paper.TARGETS, required=True, help="what to recognise (paper 3.2.2)")
-    records.add_flags(parser)
-    parser.add_argument(
-        "--leave-out",
-        type=part_of,
-        metavar="J/K",
-        help="train without part J, counted from 0, of K equal parts of the training segments, cut by the unit of "
-        "--split; writes arousal-out0of5.pt. `fuse.py --cross-fit K` takes all K of both modalities (assumed)",
-    )
-    records.add_test_flag(parser)
-    folds.add_flags(parser)
+    parser = script.Parser(__doc__)
+    script.add_modality(parser)
+    script.add_target(parser)
+    script.add_fold(parser)
+    runs.add_flags(parser)
+    group = script.add_variants(parser)
+    script.add_test_data(group)
+    script.add_hyperparameters(parser, "finetune")
     loop.add_flags(parser)
-    paper.add_flags(parser, "finetune")
     args = parser.parse_args()
-    folds.resolve_flags(args)
-    path, state = folder(args) / "pretrain.pt", None
+    runs.resolve_flags(args)
+    path, state = pretrained_path(args), None
     if args.init == "pretrained" and (path.exists() or not args.print_flags):
         state = checkpoints.load(path, "run pretrain.py with the same flags first, or use --init random")
         for name in paper.NETWORK_SHAPE:
             wanted, found = getattr(args, name), state["flags"].get(name)
             if wanted is not None and wanted != found:
                 raise ValueError(f"{path}: expected a network with {name} {wanted}, found {found}; leave the flag out")
-    known = checkpoints.network_of(path, state) if state else None
-    paper.resolve_flags(args, "finetune", args.modality, known)
+    known = trained.network_flags(path, state) if state else None
+    script.resolve_hyperparameters(args, "finetune", args.modality, known)
     loop.finish_flags(args)
     return args, state
 
 
-def part_of(text: str) -> list[int]:
-    """The argparse type of J/K."""
-    part, _, parts = text.partition("/")
-    if not (part.isdecimal() and parts.isdecimal() and int(part) < int(parts) and int(parts) > 1):
-        raise argparse.ArgumentTypeError(f"expected J/K with J from 0 and below K, such as 0/5, found {text}")
-    return [int(part), int(parts)]
+def pretrained_path(args: argparse.Namespace) -> Path:
+    """The checkpoint of the pre-training that a fine-tuning starts from."""
+    return records.pretraining(args.modality).path(args.run, args.fold, None, ".pt")
 
 
-def folder(args: argparse.Namespace) -> Path:
-    return args.run / args.modality / f"fold{args.fold}"
+def flags_before(run: runs.Run, pretrained: dict | None, args: argparse.Namespace) -> dict:
+    """The flags of the pre-training, for the record; ValueError where it is of another run, or not finished."""
+    if pretrained is None:
+        return {}
+    path, record = pretrained_path(args), pretrained["record"]
+    expected = records.identity_of(run, records.pretraining(args.modality), args.fold, None)
+    records.check_record(path, record, expected, checkpoints.FRESH)
+    checkpoints.check_finished(path, pretrained)
+    flags = {name: pretrained["flags"][name] for name in paper.PRETRAIN}
+    return {"pretrain": {**flags, "extra": record["extra_sha256"]}}
 
 
 def main() -> None:
     args, pretrained = parse()
-    run = folds.open_run(args)
-    rows, labels = run.labelled(args.fold, args.target, args.shuffle_labels, args.label_fraction, args.leave_out)
-    identity = {**run.identity, "fold": args.fold, "modality": args.modality}
-    path = folder(args) / "pretrain.pt"
-    if pretrained:
-        checkpoints.check_identity(path, pretrained["identity"], {**identity, "target": None})
-        checkpoints.check_finished(path, pretrained)
-    identity |= {"target": args.target, "threshold": args.threshold, "leave_out": args.leave_out}
-    identity |= {flag: getattr(args, flag) for flag in records.FLAGS}
-    identity["init_sha256"] = sha256_of_file(path) if pretrained else None
-    path = (args.validation_only or folder(args)) / f"{args.target}{records.suffix(args)}.pt"
+    run = runs.open_run(args)
+    model = records.model_of(args, "network", [args.modality])
+    rows, labels = run.labelled(args.fold, args.target, model)
+    before = flags_before(run, pretrained, args)
+    record = records.record_of(run, model, args.fold, args.target, rows, before)
+    path = loop.checkpoint_path(run, model, args)
 
     origin = checkpoints.origin(run.data, [args.modality], pretrained["extra_sources"] if pretrained else [])
-    others = folds.open_test_sets(run, args.test_data, args.target, origin["extra_sources"])
+    others = open_test_sets(run, args.test_data, args.target, origin["extra_sources"])
     for data, *_ in others:
         checkpoints.check_data(run.data.folder, origin, data)
-    predictions = None if args.validation_only else path.with_suffix(".npy")
-    if not loop.is_done(path, predictions, identity, args):
-        train_model(run, rows, labels, pretrained, path, identity, origin, args)
-
-    def logits(data, rows):
-        signals = SignalRows([(data, rows)], args.modality)
-        state = checkpoints.load(path, "")
-        model = checkpoints.load_classifier(path, state, signals.channels, signals.points).to(
-            *loop.device_and_dtype(args)
-        )
-        return loop.predict(model.classify, model, signals, np.arange(len(rows)), args)
-
-    if distributed.rank() == 0:
-        loop.predict_elsewhere(path, others, logits, args)
+    if not loop.is_finished(path, record, args):
+        train_model(run, rows, labels, pretrained, path, record, origin, args)
+    # The test segments are looked at here, once, after the last epoch.
+    if not args.validation_only and distributed.rank() == 0:
+        trained.write_predictions(path, run, [(run.data, rows["test"], labels), *others], args)
 
 
-def train_model(run, rows, labels, pretrained: dict | None, path: Path, identity: dict, origin: dict, args) -> None:
-    """Train, write the checkpoint `path`, and beside it the predictions on the test rows."""
+def train_model(run, rows, labels, pretrained: dict | None, path: Path, record: dict, origin: dict, args) -> None:
+    """Train on the rows `train`, and write the checkpoint `path`."""
     seen = np.concatenate([rows["train"], rows["validation"]])
     signals = SignalRows([(run.data, seen)], args.modality)
     train, validation = np.split(np.arange(len(signals)), [len(rows["train"])])
-    device, dtype = loop.device_and_dtype(args)
-    truth = torch.from_numpy(labels[signals.row]).to(dtype)
+    device, dtype = machine.device_and_dtype(args)
 
     loop.seed_step(args.seed, 0)
     model = SingleModalityModel(
@@ -118,33 +103,29 @@ def train_model(run, rows, labels, pretrained: dict | None, path: Path, identity
         points=signals.points,
     )
     if pretrained:
-        checkpoints.load_weights(model, folder(args) / "pretrain.pt", pretrained["model"], without="classifier.")
+        trained.load_weights(model, pretrained_path(args), pretrained["model"], without="classifier.")
     model.to(device, dtype)
-    trained = model.classifier if args.freeze else model
-    print(f"{parameter_count(trained):,} parameters, on {args.device} in {args.precision}")
+    print(
+        f"{parameter_count(model.classifier if args.freeze else model):,} parameters, on {device} in {args.precision}"
+    )
     if args.freeze:
         # Without a gradient, Adam leaves the weights that made these alone.
-        cls = loop.predict(model.encode_cls, model, signals, np.arange(len(signals)), args)
+        cls = trained.predict(model.encode_cls, model, signals, args)
 
     def loss(places, generator, mine):
-        wanted = truth[places[mine]].to(device, non_blocking=True)
+        wanted = machine.tensor(labels[signals.row[places[mine]]], args)
         if args.freeze:
             logits = model.classifier(cls[places[mine]]).squeeze(-1)
         else:
             seeds = loop.layer_seeds(generator, len(places), mine, args)
-            logits = model.classify(signals.batch(places[mine], device, dtype), seeds)
+            logits = model.classify(machine.tensor(signals.batch(places[mine]), args), seeds)
         mean = F.binary_cross_entropy_with_logits(logits.to(wanted.dtype), wanted)
         return mean * (len(wanted) / len(places))
 
     if distributed.rank() == 0:
         run.start()
-    loop.fit(model, loss, train, validation, loop.step_decay(args), path, args, identity, origin)
-    if args.validation_only or distributed.rank() > 0:
-        return
-    test = SignalRows([(run.data, rows["test"])], args.modality)
-    logits = loop.predict(model.classify, model, test, np.arange(len(test)), args)
-    loop.write_predictions(path.with_suffix(".npy"), rows["test"], labels, logits)
+    loop.fit(model, loss, train, validation, loop.step_decay(args), path, args, record, origin)
 
 
 if __name__ == "__main__":
-    loop.run_script(main, processes=True)
+    script.run(main, distributed.together)

@@ -1,21 +1,32 @@
-"""Controls and variants of training: shuffled labels, frozen features, scarce labels, other sets, cross-fitting."""
+"""Controls and variants of training: shuffled labels, frozen features, scarce labels, other sets."""
 
 import hashlib
 import json
 import os
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from model import FusionModel
-from prepared import FINETUNE, FUSE, NETWORK, PRETRAIN, call, contents, done, edit_manifest, open_run, write_set
+from prepared import (
+    FINETUNE,
+    FUSE,
+    NETWORK,
+    PRETRAIN,
+    call,
+    contents,
+    done,
+    edit_manifest,
+    labelled,
+    open_run,
+    write_set,
+)
 from protocol import folds
-from protocol.batches import SignalRows
-from protocol.segments import open_segments
-from training import checkpoints
+from protocol.segments import data_sha256, open_segments
+from training import checkpoints, trained
 
 EEG = ("finetune.py", *"--modality eeg --fold 1 --target arousal".split(), *FINETUNE)
 FOLD = "runs/paper/eeg/fold1/"
@@ -46,8 +57,8 @@ def trial_of(table, rows) -> list:
 def test_shuffled_labels_keep_a_subjects_counts_and_a_trials_unity(finished, split):
     run = open_run(finished, split)
     table = run.data.table
-    rows, true = run.labelled(2, "arousal")
-    rows_again, shuffled = run.labelled(2, "arousal", shuffle_labels=True)
+    rows, true = labelled(run, 2, "arousal")
+    rows_again, shuffled = labelled(run, 2, "arousal", shuffle_labels=True)
     seen = np.concatenate([rows["train"], rows["validation"]])
     assert all(np.array_equal(rows[name], rows_again[name]) for name in rows)
     for subject in np.unique(table["subject"][seen]):
@@ -66,11 +77,12 @@ def test_shuffled_labels_keep_a_subjects_counts_and_a_trials_unity(finished, spl
 
 def test_shuffling_is_a_function_of_seed_and_fold(finished):
     found = [
-        open_run(finished, seed=seed).labelled(fold, "arousal", True)[1] for seed, fold in ((0, 2), (0, 2), (1, 2))
+        labelled(open_run(finished, seed=seed), fold, "arousal", shuffle_labels=True)[1]
+        for seed, fold in ((0, 2), (0, 2), (1, 2))
     ]
     assert np.array_equal(found[0], found[1]) and not np.array_equal(found[0], found[2])
     run = open_run(finished)
-    one, two = (run.labelled(fold, "arousal", True)[1] for fold in (1, 2))
+    one, two = (labelled(run, fold, "arousal", shuffle_labels=True)[1] for fold in (1, 2))
     both = np.setdiff1d(np.arange(len(one)), np.concatenate([run.split(fold)["test"] for fold in (1, 2)]))
     assert not np.array_equal(one[both], two[both])
 
@@ -89,11 +101,11 @@ def test_shuffled_labels_say_nothing_of_the_trial():
 def test_fractions_are_nested_whole_trials_of_both_classes(finished, split):
     run = open_run(finished, split)
     table = run.data.table
-    whole, labels = run.labelled(2, "arousal")
+    whole, labels = labelled(run, 2, "arousal")
     inside = trial_set(table, whole["train"])
-    assert np.array_equal(run.labelled(2, "arousal", label_fraction=1.0)[0]["train"], whole["train"])
+    assert np.array_equal(labelled(run, 2, "arousal", label_fraction=1.0)[0]["train"], whole["train"])
     for fraction in (0.8, 0.5, 0.3, 0.1):
-        rows, found = run.labelled(2, "arousal", label_fraction=fraction)
+        rows, found = labelled(run, 2, "arousal", label_fraction=fraction)
         chosen = trial_set(table, rows["train"])
         assert chosen < inside
         expected = whole["train"][[name in chosen for name in trial_of(table, whole["train"])]]
@@ -105,8 +117,8 @@ def test_fractions_are_nested_whole_trials_of_both_classes(finished, split):
         assert all(np.array_equal(rows[name], whole[name]) for name in ("validation", "test"))
         assert np.array_equal(found, labels)
         inside = chosen
-    other = open_run(finished, split, seed=1).labelled(2, "arousal", label_fraction=0.3)[0]["train"]
-    assert trial_set(table, other) != trial_set(table, run.labelled(2, "arousal", label_fraction=0.3)[0]["train"])
+    other = labelled(open_run(finished, split, seed=1), 2, "arousal", label_fraction=0.3)[0]["train"]
+    assert trial_set(table, other) != trial_set(table, labelled(run, 2, "arousal", label_fraction=0.3)[0]["train"])
 
 
 @pytest.mark.parametrize("value", ["0", "-0.5", "1.5", "nan", "much"])
@@ -127,15 +139,16 @@ def by_hand(work, stem, rows, data="amigos", modality="eeg", what="classify"):
     """Logits, or features, of a single-modality checkpoint, one segment at a time."""
     path = work / f"{stem}.pt"
     signals = open_segments(work / "data" / data).signals[modality]
-    model = checkpoints.load_classifier(path, checkpoints.load(path, ""), *signals.shape[1:])
+    machine = SimpleNamespace(device="cpu", precision="fp32")
+    model = trained.load_classifier(trained.open_trained(path, path.parents[2], ""), *signals.shape[1:], machine)
     with torch.no_grad():
         return torch.cat([getattr(model, what)(torch.from_numpy(signals[row][None].copy())) for row in rows])
 
 
 def test_training_learns_from_the_shuffled_labels_and_is_tested_on_true_ones(work):
     done(*EEG, "--shuffle-labels", cwd=work)
-    rows, true = open_run(work).labelled(1, "arousal")
-    taught = open_run(work).labelled(1, "arousal", shuffle_labels=True)[1]
+    rows, true = labelled(open_run(work), 1, "arousal")
+    taught = labelled(open_run(work), 1, "arousal", shuffle_labels=True)[1]
     found = np.load(work / f"{FOLD}arousal-shuffled.npy")
     assert np.array_equal(found["label"], true[rows["test"]])
     logged = json.loads((work / f"{FOLD}arousal-shuffled.jsonl").read_text().splitlines()[-1])["validation_loss"]
@@ -162,12 +175,12 @@ def test_frozen_weights_stay_and_the_classifier_moves(work, init):
     sooner = torch.load(work / f"{stem.replace('paper', 'one')}.pt", weights_only=True)["model"]
     for name in later:
         assert torch.equal(later[name], sooner[name]) != name.startswith("classifier."), name
-    rows = open_run(work).labelled(1, "arousal")[0]
+    rows = labelled(open_run(work), 1, "arousal")[0]
     found = np.load(work / f"{stem}.npy")["probability"]
     np.testing.assert_allclose(found, torch.sigmoid(by_hand(work, stem, rows["test"])), rtol=1e-5)
     log = (work / f"{stem}.jsonl").read_text().splitlines()  # the loss of the stored features is that of the network
     logits = by_hand(work, stem, rows["validation"])
-    labels = torch.from_numpy(open_run(work).labelled(1, "arousal")[1][rows["validation"]].astype(np.float32))
+    labels = torch.from_numpy(labelled(open_run(work), 1, "arousal")[1][rows["validation"]].astype(np.float32))
     expected = F.binary_cross_entropy_with_logits(logits, labels).item()
     assert json.loads(log[-1])["validation_loss"] == pytest.approx(expected, rel=1e-5)
 
@@ -182,14 +195,14 @@ def one_run(work, init):
 def test_a_fraction_trains_on_its_rows_alone(work):
     """Signals of the left-out training trials are not even read: NaN there goes unnoticed."""
     run = open_run(work)
-    kept = run.labelled(1, "arousal", label_fraction=0.3)[0]
-    left_out = np.setdiff1d(run.labelled(1, "arousal")[0]["train"], kept["train"])
+    kept = labelled(run, 1, "arousal", label_fraction=0.3)[0]
+    left_out = np.setdiff1d(labelled(run, 1, "arousal")[0]["train"], kept["train"])
     signals = np.load(work / "data/amigos/eeg.npy", mmap_mode="r+")
     signals[left_out] = np.nan
     signals.flush()
     done(*EEG, "--label-fraction", 0.3, cwd=work)
     assert "holds NaN" in call(*EEG, "--label-fraction", 0.8, cwd=work).stderr
-    assert torch.load(work / f"{FOLD}arousal-fraction0.3.pt", weights_only=True)["identity"]["label_fraction"] == 0.3
+    assert torch.load(work / f"{FOLD}arousal-fraction0.3.pt", weights_only=True)["record"]["label_fraction"] == 0.3
 
 
 def test_frozen_training_stopped_and_resumed_ends_in_the_same_bits(work, monkeypatch):
@@ -234,7 +247,7 @@ def test_another_set_is_predicted_after_training_and_later(work):
     other_set(work, "third")
     before = contents(work / FOLD)
     out = done(*EEG, "--test-data", "data/other", cwd=work)
-    assert "arousal.pt: already done" in out and "arousal@other.npy: 60 test predictions" in out
+    assert "arousal.npy: already done" in out and "arousal@other.npy: 60 test predictions" in out
     after = contents(work / FOLD)
     assert after.items() > before.items() and after.keys() - before.keys() == {
         "arousal@other.npy",
@@ -245,15 +258,23 @@ def test_another_set_is_predicted_after_training_and_later(work):
     assert found["label"].tolist() == (table["arousal"][found["segment"]] > 2.5).tolist()
     logits = by_hand(work, f"{FOLD}arousal", found["segment"], "other")
     np.testing.assert_allclose(found["probability"], torch.sigmoid(logits), rtol=1e-5)
-    sha256 = folds.data_sha256(open_segments(work / "data" / "other"))
-    about = {"data": "data/other", "data_set": "other", "data_sha256": sha256, "threshold": "global"}
-    assert json.loads((work / f"{FOLD}arousal@other.json").read_text()) == about
+    sha256 = data_sha256(open_segments(work / "data" / "other"))
+    record, own = (json.loads((work / f"{FOLD}arousal{name}.json").read_text()) for name in ("@other", ""))
+    about = {"tested_on": "other", "tested_sha256": sha256, "tested_data": "data/other"}
+    assert record == {**own, **about, "predictions_sha256": record["predictions_sha256"]}
+    assert own["tested_on"] == "" and own["threshold"] == "global"
 
     assert "arousal@other.npy: already done" in done(*EEG, "--test-data", "data/other", cwd=work)
     assert contents(work / FOLD) == after
     edit_manifest(other_set(work, "namesake"), lambda manifest: manifest.update(dataset="other"))
     edit_manifest(work / "data" / "namesake", lambda manifest: manifest["sources"][0].update(sha256="0" * 64))
-    refused(work, *EEG, "--test-data", "data/namesake", says=["arousal@other.json: expected data/namesake", "--name"])
+    refused(
+        work,
+        *EEG,
+        "--test-data",
+        "data/namesake",
+        says=["arousal@other.json: was made on another set of that name", "--name"],
+    )
     done(*EEG, "--lr", 0.01, "--fresh", "--test-data", "data/third", cwd=work)
     names = {path.name for path in (work / FOLD).iterdir()}
     assert "arousal@third.npy" in names and "arousal@other.npy" not in names  # of the model that is no more
@@ -329,104 +350,13 @@ def test_a_set_that_the_ecg_model_was_pretrained_on(work):
     refused(work, *fuse, says=["data/other: the model was pre-trained on S0.mat"])
 
 
-# ---- cross-fitted fusion --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("split, n_folds", [("segment", 4), ("subject", 3)])
-def test_cross_fitting_shows_the_fusion_no_segment_by_a_model_trained_on_it(work, monkeypatch, split, n_folds):
-    read, models = [], []  # rows that the script reads, and the number of the read at which a base model was loaded
-    batch, load = SignalRows.batch, checkpoints.load_classifier
-
-    def spy_batch(signals, places, *where):
-        read.append(signals.row[places])
-        return batch(signals, places, *where)
-
-    def spy_load(path, *others):
-        models.append((path.name, len(read)))
-        return load(path, *others)
-
-    monkeypatch.setattr(SignalRows, "batch", spy_batch)
-    monkeypatch.setattr(checkpoints, "load_classifier", spy_load)
-    common = *"--init random --run runs/new --fold 1 --target arousal --n-folds".split(), n_folds, "--split", split
-    rows = open_run(work, split, n_folds).labelled(1, "arousal")[0]
-    held_out = np.concatenate([rows["validation"], rows["test"]])
-    trained_on = {}
-    for part in range(3):
-        for modality in ("eeg", "ecg"):
-            read.clear()
-            flags = "--modality", modality, "--leave-out", f"{part}/3", "--epochs", 1
-            done(*EEG, *NETWORK, *common, *flags, cwd=work)
-            name = f"arousal-random-out{part}of3.pt"
-            trained = np.setdiff1d(np.concatenate(read), held_out)
-            assert np.array_equal(trained_on.setdefault(name, trained), trained)  # the same for EEG and ECG
-            assert len(trained) == pytest.approx(2 / 3 * len(rows["train"]), rel=0.35)
-
-    read.clear(), models.clear()
-    flags = *FUSE, *"--cross-fit 3 --fusion-dropout 0 --epochs 1 --lr 1e-12".split()
-    done("fuse.py", *common, *flags, cwd=work)
-    shown = {name: [] for name in trained_on}
-    for (name, start), (_, end) in zip(models, [*models[1:], (None, len(read))]):
-        shown[name].append(np.concatenate(read[start:end]))
-    shown = {name: np.unique(np.concatenate(found)) for name, found in shown.items()}
-    unit = folds.units(open_run(work).data.table, split)
-    for name, found in shown.items():
-        assert not np.isin(unit[found], unit[trained_on[name]]).any() and np.isin(held_out, found).all()
-    parts = [np.setdiff1d(found, held_out) for found in shown.values()]
-    assert np.array_equal(np.sort(np.concatenate(parts)), rows["train"])  # each training segment once
-
-    # What was computed from these features: the losses of the network (all but untrained) and the mean probability.
-    fold = work / "runs/new/fused-crossfit/fold1"
-    model = FusionModel(12, [6], 0.0).eval()
-    model.load_state_dict(torch.load(fold / "arousal-random.pt", weights_only=True)["model"])
-    labels = open_run(work, split, n_folds).labelled(1, "arousal")[1]
-
-    def logits(part, some):
-        stem = f"fold1/arousal-random-out{part}of3"
-        both = [by_hand(work, f"runs/new/{name}/{stem}", some, "amigos", name, "features") for name in ("eeg", "ecg")]
-        with torch.no_grad():
-            return model(torch.cat(both, dim=1))
-
-    def loss(shown):
-        found = torch.cat([logits(part, some) for part, some in enumerate(shown)])
-        truth = torch.from_numpy(labels[np.concatenate(shown)].astype(np.float32))
-        return F.binary_cross_entropy_with_logits(found, truth).item()
-
-    line = json.loads((fold / "arousal-random.jsonl").read_text())
-    assert line["train_loss"] == pytest.approx(loss(parts), rel=1e-5)
-    assert line["validation_loss"] == pytest.approx(loss([rows["validation"]] * 3), rel=1e-5)
-    predictions = np.load(fold / "arousal-random.npy")
-    assert np.array_equal(predictions["segment"], rows["test"])
-    mean = np.mean([torch.sigmoid(logits(part, rows["test"])).numpy() for part in range(3)], axis=0)
-    np.testing.assert_allclose(predictions["probability"], mean, rtol=1e-5)
-
-
-@pytest.mark.parametrize("value", ["5", "5/5", "0/1", "/5", "a/5", "0/5/5"])
-def test_parts_that_are_none(work, value):
-    finished = call(*EEG, "--leave-out", value, cwd=work)
-    assert finished.returncode == 2 and "argument --leave-out: expected J/K" in finished.stderr.splitlines()[-1]
-
-
-def test_cross_fitting_takes_models_of_its_parts_alone(work):
-    fuse = "fuse.py", "--target", "arousal", "--fold", 1, *FUSE, "--cross-fit", 2
-    refused(work, *fuse, says=["eeg/fold1/arousal-out0of2.pt: no such checkpoint", "--leave-out 0/2"])
-    (work / f"{FOLD}arousal.pt").rename(work / f"{FOLD}arousal-out0of2.pt")
-    refused(work, *fuse, says=["arousal-out0of2.pt", "leave out [0, 2], found None"])
-    done(*EEG, "--leave-out", "0/2", "--fresh", cwd=work)
-    (work / f"{FOLD}arousal-out0of2.pt").rename(work / f"{FOLD}arousal.pt")
-    refused(work, *fuse[:-2], says=["eeg/fold1/arousal.pt", "leave out None, found [0, 2]"])
-    subjects = *"--init random --run runs/new --split subject --n-folds 3".split(), *NETWORK
-    refused(
-        work, *EEG, *subjects, "--leave-out", "0/9", says=["data/amigos/segments.npy", "expected 9 units", "found 3"]
-    )
+# ---- names, fusion, refusals ----------------------------------------------------------------------------------------
 
 
 def test_a_fraction_of_many_digits_has_the_name_that_its_files_have(work):
     done(*EEG, "--label-fraction", 0.51234567, cwd=work)
     few = "--bootstrap", 20, "--permutations", 20
     assert "51.2346 % of labels" in done("evaluate.py", "--run", "runs/paper", *few, cwd=work)
-
-
-# ---- names, fusion, refusals ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -438,7 +368,7 @@ def test_fusion_takes_the_bases_rows_and_labels_of_its_variant(work):
         assert (work / f"runs/paper/{modality}/fold1/arousal{suffix}.npy").exists()
     fuse = "fuse.py", "--target", "arousal", "--fold", 1, *FUSE, *flags
     out = done(*fuse, cwd=work)
-    rows, _ = open_run(work).labelled(1, "arousal", True, 0.5)
+    rows, _ = labelled(open_run(work), 1, "arousal", shuffle_labels=True, label_fraction=0.5)
     assert f"{len(rows['train'])} train" in out and len(rows["train"]) < 60
     done("predict.py", "--model", f"runs/paper/fused/fold1/arousal{suffix}.pt", "--data", "data/amigos", cwd=work)
     predicted = np.load(work / "predictions" / f"fused-fold1-arousal{suffix}.npy")["probability"]

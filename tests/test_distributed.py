@@ -19,7 +19,7 @@ import torch
 
 from model import SingleModalityModel, sample_mask
 from prepared import NETWORK, ROOT, contents, done, write_set
-from training import distributed, loop
+from training import loop
 
 # 99 segments to pre-train on and 79 to fine-tune on: the last batch of an epoch has 3 samples, or 1.
 COMMON = ("--modality", "eeg", "--fold", "1", *NETWORK, *"--threads 1 --lr 0.01".split())
@@ -42,13 +42,13 @@ def in_a_fork(name, flags, cwd, log, environment):
 
 
 class Group:
-    """A script as `count` processes, started as torchrun would, but without the seconds that importing PyTorch takes;
-    `own`: flags of one process alone, by its rank."""
+    """A script as `count` processes, started as torchrun would, which keeps their store, but without the seconds that
+    importing PyTorch takes; and when one ends, no agent stops the others. `own`: flags of one process alone, by its
+    rank."""
 
     def __init__(self, count, name, *flags, cwd, own=()):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        self.store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        port = self.store.port
         self.logs = [cwd / f"rank{rank}-{port}.log" for rank in range(count)]
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["torch", "torch._dynamo", "torch.distributed", "tqdm", "scipy", "triton"])
@@ -56,6 +56,7 @@ class Group:
         for rank, log in enumerate(self.logs):
             environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
             environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            environment |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
             given = [str(flag) for flag in (*flags, *dict(own).get(rank, ()))]
             process = context.Process(target=in_a_fork, args=(name, given, str(cwd), str(log), environment))
             process.start()
@@ -205,15 +206,6 @@ def test_bad_input_ends_in_one_line(folder, tmp_path):
     assert not list(tmp_path.rglob("*.pt")) and not list(tmp_path.rglob("*.tmp"))
 
 
-@pytest.mark.slow
-def test_killed_while_the_other_is_busy(tmp_path):
-    """A step may take minutes; and nobody may wait for the next exchange."""
-    group = Group(2, str(Path(__file__).relative_to(ROOT)), cwd=tmp_path)
-    group.wait_for("busy")
-    group.send(1, signal.SIGKILL)
-    assert KILLED in group.ended_in_one_line([2, -signal.SIGKILL], SECONDS)
-
-
 def test_what_is_drawn_at_random(monkeypatch):
     """Masks and the layers' dropout do not depend on the number of processes; the heads' differs between any two."""
     loop.seed_step(0, 0)
@@ -254,36 +246,45 @@ def test_what_is_drawn_at_random(monkeypatch):
     assert 0.4 < agreement.min() and agreement.max() < 0.6
 
 
+def torchrun(*flags) -> list[str]:
+    return [sys.executable, "-m", "torch.distributed.run", *flags, "--", str(ROOT / PRETRAIN[0])]
+
+
 @pytest.mark.slow
 def test_torchrun(folder, tmp_path):
-    """The command of the README, then the same with a killed process."""
+    """The command of the README."""
     shutil.copytree(folder / "data", tmp_path / "data")
     name, *flags = *PRETRAIN, *EXACT, *"--batch-size 32 --epochs 4".split()
-    command = [sys.executable, *"-m torch.distributed.run --standalone --nproc-per-node 2 --".split(), str(ROOT / name)]
-    run = subprocess.run([*command, *flags], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    command = [*torchrun("--standalone", "--nproc-per-node", "2"), *flags]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0 and run.stdout.count(": epoch ") == 4, run.stderr
     done(name, *flags, "--run", "one", cwd=tmp_path)
     expected, found = (results(tmp_path / run, "pretrain")[0] for run in ("one", "runs/paper"))
     np.testing.assert_allclose(found, expected, rtol=1e-10)
 
-    flags += "--epochs 100000 --run killed".split()
-    with open(tmp_path / "log", "w") as log:
-        run = subprocess.Popen([*command, *flags], cwd=tmp_path, stdout=log, stderr=subprocess.STDOUT)
-    while ": epoch 2/" not in (tmp_path / "log").read_text():
-        assert run.poll() is None, (tmp_path / "log").read_text()
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_process_of_another_node_is_killed(folder, tmp_path, killed):
+    """Two agents of one process each, as on two nodes: both end, with an exit code, and one line says why."""
+    shutil.copytree(folder / "data", tmp_path / "data")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    agents, logs = [], [tmp_path / f"node{node}.log" for node in range(2)]
+    for node, log in enumerate(logs):
+        where = f"--nnodes 2 --nproc-per-node 1 --node-rank {node} --master-addr 127.0.0.1 --master-port {port}"
+        command = [*torchrun(*where.split()), *PRETRAIN[1:], *"--batch-size 32 --epochs 100000".split()]
+        with open(log, "w") as file:
+            agents.append(subprocess.Popen(command, cwd=tmp_path, stdout=file, stderr=subprocess.STDOUT))
+    while ": epoch 2/" not in logs[0].read_text():
+        assert all(agent.poll() is None for agent in agents), [log.read_text() for log in logs]
         time.sleep(0.01)
-    children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
-    os.kill(int(children[-1]), signal.SIGKILL)
-    assert run.wait(2 * SECONDS) == 1
-    text = (tmp_path / "log").read_text()
-    assert text.count(KILLED) == 1 and not list(tmp_path.rglob("*.tmp"))
-
-
-def busy():
-    if distributed.rank() == 0:
-        print("busy", flush=True)
-    time.sleep(300)
-
-
-if __name__ == "__main__":
-    loop.run_script(busy, processes=True)
+    pid = agents[killed].pid
+    [worker] = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    os.kill(int(worker), signal.SIGKILL)
+    assert [agent.wait(2 * SECONDS) for agent in agents] == [1, 1]
+    text = "".join(log.read_text() for log in logs)
+    assert text.count(KILLED) == 1, text
+    state = torch.load(tmp_path / "runs/paper/eeg/fold1/pretrain.pt", weights_only=True)
+    assert state["epoch"] >= 1 and (killed == 0 or not list(tmp_path.rglob("*.tmp")))

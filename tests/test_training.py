@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from model import SingleModalityModel, sample_mask
-from prepared import FINETUNE, NETWORK, PRETRAIN, call, done, open_run, write_set
-from protocol.batches import SignalRows
+from prepared import FINETUNE, NETWORK, PRETRAIN, call, done, labelled, open_run, write_set
+from protocol.segments import SignalRows
 from training import checkpoints, loop
 
 EEG = ("finetune.py", *"--modality eeg --fold 1 --target arousal".split(), *FINETUNE)
@@ -44,7 +44,7 @@ def test_adam_its_decay_and_the_steps_of_its_rate_are_those_of_torch(work):
     model.load_state_dict(found[0])
     optimizer = torch.optim.Adam(model.classifier.parameters(), 0.02, betas=(0.7, 0.8), weight_decay=0.3)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)
-    rows, labels = open_run(work).labelled(1, "arousal")
+    rows, labels = labelled(open_run(work), 1, "arousal")
     signals = torch.from_numpy(np.load(work / "data/amigos/eeg.npy")[rows["train"]]).double()
     cls, truth, rates = model.encode_cls(signals).detach(), torch.from_numpy(labels[rows["train"]]).double(), []
     for _ in range(6):
@@ -68,9 +68,9 @@ def test_seed_and_step_choose_what_a_step_draws():
 def test_each_epoch_and_seed_has_an_order_of_its_own(work, monkeypatch):
     seen, batch = [], SignalRows.batch
 
-    def spy(signals, places, *where):
+    def spy(signals, places):
         seen.append(tuple(places))
-        return batch(signals, places, *where)
+        return batch(signals, places)
 
     monkeypatch.setattr(SignalRows, "batch", spy)
     orders = []
@@ -89,7 +89,7 @@ def test_dropout_of_the_classifier_is_on_in_training(work, p):
     model = SingleModalityModel(2, **SHAPE, classifier_hidden=[6], points=96).eval()
     path = work / "runs/new/eeg/fold1/arousal-random"
     model.load_state_dict(torch.load(path.with_suffix(".pt"), weights_only=True)["model"])
-    rows, labels = open_run(work).labelled(1, "arousal")
+    rows, labels = labelled(open_run(work), 1, "arousal")
     signals = torch.from_numpy(np.load(work / "data/amigos/eeg.npy")[rows["train"]])
     truth = torch.from_numpy(labels[rows["train"]]).float()
     with torch.no_grad():
@@ -122,7 +122,8 @@ def test_a_key_pressed_before_training_ends_with_130(work, monkeypatch):
 
     monkeypatch.setattr(loop, "fit", press)
     finished = call(*EEG, "--fresh", cwd=work)
-    assert finished.returncode == 130 and finished.stderr == ""
+    assert finished.returncode == 130
+    assert finished.stderr == "finetune.py: interrupted; the same command goes on from here\n"
 
 
 def test_another_number_of_threads_is_said(work):

@@ -4,25 +4,20 @@ Each process computes its share of every batch, and the gradients are added up, 
 The process of rank 0 alone prints and writes. Where torchrun started none (environment variable WORLD_SIZE), there is
 one process, and nothing here does anything.
 
-The processes stand in a ring, in which each listens to the next one: that one says DONE or FAILED before it ends, and
-if it says nothing, it was killed. So all end soon after one has, in the midst of whatever they do.
+When one process fails or is killed, all end: torchrun stops the others of its node, within 30 s if they do not end by
+themselves, and in the processes of other nodes the next exchange fails.
 """
 
 import hashlib
 import os
 import sys
-import threading
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
-from datetime import timedelta
-from pathlib import Path
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 
 import torch
 import torch.distributed as dist
 
-DONE, FAILED, LOST = 0, 1, 2
-GRACE = 5.0  # s that a process has to end by itself, with nothing half-written, once another has failed
 GONE = (
-    "another process of this training was killed or does not answer{}; the last checkpoint is kept, and the same "
+    "another process of this training was killed or does not answer ({}); the last checkpoint is kept, and the same "
     "command goes on from there"
 )
 
@@ -51,7 +46,7 @@ def add(tensor: torch.Tensor, operation=dist.ReduceOp.SUM) -> torch.Tensor:
             dist.all_reduce(tensor, operation)
         except RuntimeError as error:
             reason = str(error).split("] ", 1)[-1].split(". ")[0]  # "[file of gloo:line] Connection closed. Advice ..."
-            raise ConnectionError(GONE.format(f" ({reason})"))
+            raise ConnectionError(GONE.format(reason))
     return tensor
 
 
@@ -90,83 +85,42 @@ def take_gpu(device: str) -> None:
     torch.cuda.set_device(local)
 
 
-def refuse() -> None:
-    """ValueError where several processes were started of a script that is one."""
-    if world() > 1:
-        if rank() > 0:
-            raise SystemExit(2)
-        raise ValueError(f"runs as one process, found WORLD_SIZE {world()}; call it with python, not torchrun")
+@contextmanager
+def together():
+    """Join the other processes, and end with them. The process that fails first raises its error; the others exit with
+    code 2 and print nothing. A GPU without memory is a ValueError."""
+    try:
+        with joined() if world() > 1 else nullcontext():
+            yield
+    except torch.OutOfMemoryError as error:
+        raise ValueError(f"the GPU has too little memory ({error}); take a smaller --batch-size, or --device cpu")
 
 
 @contextmanager
-def together():
-    """Join the other processes, and leave with them however the block ends. An error is raised in the process that
-    fails first; the others then exit with code 2 and print nothing."""
-    if world() == 1:
-        yield
-        return
-    ring = Ring()
+def joined():
+    """`together` where there are several processes; ConnectionError where they cannot be joined."""
+    try:
+        store, number, count = next(dist.rendezvous("env://"))
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, store=store, rank=number, world_size=count)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConnectionError(f"the {world()} processes of this training could not be joined ({reason})")
     try:
         with open(os.devnull, "w") as nowhere:
-            with redirect_stdout(sys.stdout if rank() == 0 else nowhere):
-                with redirect_stderr(sys.stderr if rank() == 0 else nowhere):
-                    yield
-    except SystemExit:  # flags that are wrong, or a signal: the same in all of them
-        ring.leave(DONE)
-        raise
-    except BaseException:
-        first = ring.is_first_to_fail()
-        ring.leave(FAILED)
-        if not first:
+            out, err = (sys.stdout, sys.stderr) if rank() == 0 else (nowhere, nowhere)
+            with redirect_stdout(out), redirect_stderr(err):
+                yield
+    except (Exception, KeyboardInterrupt):  # SystemExit is a signal, or --print-flags: the same in all of them
+        if not is_first_to_fail(store):
             raise SystemExit(2) from None
         raise
-    ring.leave(DONE)
+    dist.destroy_process_group()
 
 
-class Ring(threading.Thread):
-    """Joins the other processes, then listens to the next one. Raises ConnectionError where they cannot be joined."""
-
-    def __init__(self):
-        super().__init__(daemon=True)
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        try:
-            self.store, number, count = next(dist.rendezvous("env://"))
-            dist.init_process_group(backend, store=self.store, rank=number, world_size=count)
-            self.group = dist.new_group(backend="gloo", timeout=timedelta(days=365))
-        except (RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise ConnectionError(f"the {world()} processes of this training could not be joined ({reason})")
-        self.leaving, self.heard = threading.Event(), LOST
-        self.start()
-
-    def run(self):
-        word = torch.tensor(LOST)
-        with suppress(RuntimeError):
-            dist.recv(word, (rank() + 1) % world(), group=self.group)
-        self.heard = word.item()
-        if self.heard == DONE or self.leaving.wait(GRACE):
-            return
-        if self.heard == LOST and self.is_first_to_fail():
-            print(f"{Path(sys.argv[0]).name}: {GONE.format('')}", file=sys.__stderr__)
-        self.say(FAILED)
-        os._exit(2)
-
-    def say(self, word: int) -> None:
-        with suppress(RuntimeError):  # the process before this one has ended already
-            dist.send(torch.tensor(word), (rank() - 1) % world(), group=self.group)
-
-    def is_first_to_fail(self) -> bool:
-        try:
-            return self.store.add("failed", 1) == 1
-        except RuntimeError:  # the store ended with the process that kept it
-            return True
-
-    def leave(self, word: int) -> None:
-        """Tell the process before this one, and wait for the next one."""
-        self.leaving.set()
-        self.say(word)
-        self.join(None if word == DONE else 2 * GRACE)
-        if word == DONE and self.heard == LOST:
-            raise ConnectionError(GONE.format(""))
-        if word == DONE:
-            dist.destroy_process_group()
+def is_first_to_fail(store: dist.Store) -> bool:
+    """Whether no process has asked this before."""
+    try:
+        return store.add("failed", 1) == 1
+    except RuntimeError:  # the store ended with the process that kept it
+        return True

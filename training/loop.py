@@ -1,169 +1,58 @@
-"""Device, precision, schedules, training loop, resume and log: what the three training scripts share.
+"""The training loop that pretrain.py, finetune.py and fuse.py share: seeds, schedules, the loop in parts, resume, log.
 
 All randomness is a function of (seed, step): the order of an epoch, the masks and the dropout of a step are drawn
 afresh from those numbers. So a checkpoint needs no generator's state, and training that was killed at any moment and
 started again ends in the same weights as training left alone. Orders, masks and the layers' dropout (on GPUs, that of
-attention) are those of the whole batch in each of several processes (ranks.py), which take their share of it: their
-number changes the other dropouts and the last bits alone.
+attention) are those of the whole batch also where several processes share it (distributed.py): their number changes the
+other dropouts and the last bits alone.
 """
 
 import argparse
-import ctypes
 import json
 import signal
-import sys
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-import paper
-from common.files import load_array, write_atomically, write_json
-from protocol.batches import SignalRows
-from protocol.folds import data_sha256
-from training import checkpoints, distributed
+from common.files import write_atomically
+from common.script import add_print_flag, plain_flags, positive
+from protocol import records
+from protocol.run import Run
+from training import checkpoints, distributed, machine
+from training.trained import load_weights
 
-PREDICTION_DTYPE = np.dtype([("segment", "i8"), ("label", "i1"), ("probability", "f4")])
-AGAIN = "remove it and call the script that wrote it again"
 FINITE_EVERY = 20  # steps between two looks at the loss: each look makes the CPU wait for the GPU
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags shared by the training scripts."""
-    whole = paper.positive(int, zero=True)
-    group = parser.add_argument_group("fold, machine and checkpoints")
-    group.add_argument("--fold", type=whole, required=True, metavar="K", help="test fold, counted from 0 (paper 5)")
-    add_machine_flags(group)
-    group.add_argument(
-        "--checkpoint-minutes",
-        type=paper.positive(float, zero=True),
-        default=10.0,
-        metavar="X",
-        help="save this often within an epoch; 0: every step (default: %(default)s; assumed)",
-    )
+    """Add the flags that all trainings have."""
+    group = parser.add_argument_group("machine and checkpoints")
+    machine.add_flags(group)
+    what = "save this often within an epoch; 0: every step (default: %(default)s; assumed)"
+    group.add_argument("--checkpoint-minutes", type=positive(float, zero=True), default=10.0, metavar="X", help=what)
     group.add_argument("--fresh", action="store_true", help="start over, replacing what an earlier call wrote")
-    group.add_argument("--print-flags", action="store_true", help="print every resolved flag as JSON and stop")
-    group.add_argument(
-        "--hyperparameters",
-        type=Path,
-        metavar="FILE",
-        help="take hyper-parameters from a best.json of tune.py, where no flag names them (paper 4.3, 4.4)",
+    add_print_flag(group)
+    what = "take hyper-parameters from a best.json of tune.py, where no flag names them (paper 4.3, 4.4)"
+    group.add_argument("--hyperparameters", type=Path, metavar="FILE", help=what)
+    what = (
+        "a trial of tune.py: write to DIR and end with the validation loss. The signals of the fold's test "
+        "segments are not read, and nothing is predicted (paper 4.3, 4.4)"
     )
-    group.add_argument(
-        "--validation-only",
-        type=Path,
-        metavar="DIR",
-        help="a trial of tune.py: write to DIR and end with the validation loss. The signals of the fold's test "
-        "segments are not read, and nothing is predicted (paper 4.3, 4.4)",
-    )
-
-
-def add_machine_flags(group) -> None:
-    """Device, precision and threads."""
-    group.add_argument(
-        "--device", default="auto", help="cpu, cuda, cuda:1 ... (default: cuda if there is one; assumed)"
-    )
-    group.add_argument(
-        "--precision",
-        choices=("auto", "fp32", "bf16", "fp64"),
-        default="auto",
-        help="arithmetic; weights stay fp32, but with fp64, which is slow and there to compare with (default: bf16 on "
-        "CUDA, else fp32; assumed)",
-    )
-    group.add_argument(
-        "--threads",
-        type=paper.positive(int),
-        default=torch.get_num_threads(),
-        metavar="N",
-        help="CPU threads; results are bit-equal for the same number (default: %(default)s; assumed)",
-    )
+    group.add_argument("--validation-only", type=Path, metavar="DIR", help=what)
 
 
 def finish_flags(args: argparse.Namespace) -> None:
-    """Resolve `auto`, print the flags where asked to (SystemExit), set the number of threads.
+    """Resolve the machine's flags, and print all flags where asked to (SystemExit).
 
     Raises ValueError for flags that contradict each other, and for a device that cannot be used.
     """
     if args.validation_only and getattr(args, "test_data", None):
         raise ValueError("--validation-only: makes no predictions; leave out --test-data")
-    use_machine(args)
-
-
-def use_machine(args: argparse.Namespace) -> None:
-    """The device, precision and threads of `finish_flags`; ValueError for a device that cannot be used."""
-    if args.device == "auto":
-        args.device = "cuda" if torch.cuda.is_available() else "cpu"
-    if args.precision == "auto":
-        args.precision = "bf16" if args.device.startswith("cuda") else "fp32"
-    stop_if_printing(args)
-    distributed.take_gpu(args.device)
-    try:
-        torch.zeros(1, device=args.device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {args.device}: not usable here ({str(error).splitlines()[0]})")
-    torch.set_num_threads(args.threads)
-    keep_memory()
-
-
-def keep_memory() -> None:
-    """Have the GNU C library keep freed memory for the next step instead of giving it back to the system, which would
-    clear each page again: M_MMAP_MAX 0, M_TRIM_THRESHOLD 2 GB. Elsewhere nothing happens."""
-    with suppress(AttributeError, OSError, TypeError):  # no such function, or no such library
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(-4, 0)
-        mallopt(-1, 2**31 - 1)
-
-
-def stop_if_printing(args: argparse.Namespace) -> None:
-    """With --print-flags, print the resolved flags as JSON and raise SystemExit."""
-    if args.print_flags:
-        print(json.dumps(plain_flags(args), indent=1))
-        raise SystemExit(0)
-
-
-def plain_flags(args: argparse.Namespace) -> dict:
-    """The flags as JSON values."""
-    return json.loads(json.dumps(dict(sorted(vars(args).items())), default=str))
-
-
-def run_script(main, processes: bool = False) -> None:
-    """Call `main()`; what is wrong with the user's files or flags ends in one line on stderr and exit code 2.
-
-    processes: the script may be one of several processes that train together.
-    """
-    try:
-        if not processes:
-            distributed.refuse()
-        with distributed.together():
-            main()
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        complain(f"{where}{error.strerror or error}")
-    except ValueError as error:
-        complain(str(error))
-    except torch.OutOfMemoryError as error:
-        complain(f"the GPU has too little memory ({error}); take a smaller --batch-size, or --device cpu")
-    except KeyboardInterrupt:
-        raise SystemExit(128 + signal.SIGINT)
-
-
-def complain(line: str) -> None:
-    """Print one line on stderr and exit with code 2."""
-    print(f"{Path(sys.argv[0]).name}: {' '.join(line.split())}", file=sys.stderr)
-    raise SystemExit(2)
-
-
-def device_and_dtype(args: argparse.Namespace) -> tuple[str, torch.dtype]:
-    """Where the weights and the signals are, and in which precision."""
-    return args.device, torch.float64 if args.precision == "fp64" else torch.float32
-
-
-def autocast(args: argparse.Namespace):
-    """The arithmetic of --precision as a context."""
-    return torch.autocast(torch.device(args.device).type, torch.bfloat16, enabled=args.precision == "bf16")
+    machine.use(args)
 
 
 # ---- schedules: (step, steps an epoch) -> learning rate -------------------------------------------------------------
@@ -188,203 +77,7 @@ def step_decay(args: argparse.Namespace):
     return learning_rate
 
 
-# ---- the loop -------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def stop_signals():
-    """Yields a list that receives SIGTERM or SIGINT; a second one ends the process at once."""
-    received = []
-
-    def note(number, _frame):
-        received.append(number)
-        for each in previous:
-            signal.signal(each, signal.SIG_DFL)
-
-    previous = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def is_done(path: Path, predictions: Path | None, identity: dict, args) -> bool:
-    """Whether an earlier call with the same flags finished this training and wrote its predictions; ValueError where
-    it had other data, folds or flags."""
-    if args.fresh or not path.exists():
-        return False
-    state = checkpoints.load(path, "")
-    checkpoints.check_identity(path, state["identity"], identity)
-    checkpoints.check_flags(path, state["flags"], plain_flags(args))
-    if state["epoch"] < args.epochs or (predictions and not predictions.exists()):
-        return False
-    print(f"{path}: already done, nothing to do")
-    return True
-
-
-def resume(path: Path, model, optimizer, identity: dict, flags: dict) -> tuple[int, int, float, float, float]:
-    """Load a checkpoint into `model` and `optimizer`; epoch, step, sum of its losses, its seconds and learning rate.
-
-    Raises ValueError where the checkpoint is of another making, or its flags are others.
-    """
-    state = checkpoints.load(path, "")
-    checkpoints.check_identity(path, state["identity"], identity)
-    checkpoints.check_flags(path, state["flags"], flags)
-    checkpoints.load_weights(model, path, state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    epoch, step, schedule = state["epoch"], state["random"]["step"], state["schedule"]
-    if state["flags"]["threads"] != flags["threads"]:
-        print(f"{path}: was trained with --threads {state['flags']['threads']}; results may differ in the last bits")
-    print(f"{path}: resuming at epoch {epoch + 1}, step {step}", flush=True)
-    return epoch, step, schedule["loss_sum"], schedule["seconds"], schedule["lr"]
-
-
-def fit(model, loss, train, validation, learning_rate, path: Path, args, identity: dict, origin: dict) -> None:
-    """Train `model` for args.epochs, or go on where an earlier call stopped.
-
-    loss(places, generator, mine) -> what the samples places[mine] add to the mean loss of those at `places`; what it
-    draws at random for all `places` it draws from `generator`, or is seeded by `layer_seeds`;
-    train, validation: places (int arrays); learning_rate(step, steps an epoch); path: the checkpoint, with a log of
-    one JSON line an epoch beside it (.jsonl); identity: kept in the checkpoint and compared on resuming; origin: kept.
-    Raises ValueError where a checkpoint is of another making, or the loss is not finite; on SIGTERM and Ctrl-C,
-    SystemExit after saving.
-    """
-    flags = plain_flags(args)
-    device, log = torch.device(args.device), path.with_suffix(".jsonl")
-    optimizer = torch.optim.Adam(
-        model.parameters(), lr=args.lr, betas=(args.beta1, args.beta2), weight_decay=args.weight_decay, fused=True
-    )
-    steps = -(-len(train) // args.batch_size)
-    epoch, step, total, seconds, lr = 0, 0, 0.0, 0.0, args.lr
-    first, resumed = distributed.rank() == 0, path.exists() and not args.fresh
-
-    if resumed:
-        epoch, step, total, seconds, lr = resume(path, model, optimizer, identity, flags)
-    # All have read the checkpoint, too, before the first writes a new one.
-    if not distributed.all_have(json.dumps([epoch, step, identity, {**flags, **dict.fromkeys(checkpoints.FREE_FLAGS)}])):
-        raise ValueError(
-            f"{path}: expected the same checkpoint, data and flags in all processes, found others in some; start all "
-            "with the same command, and keep --run and the data where every node sees them"
-        )
-    if first:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not resumed:
-            for old in (path, log, path.with_suffix(".npy"), *path.parent.glob(f"{path.stem}@*")):
-                old.unlink(missing_ok=True)
-        for unfinished in path.parent.glob(f"{path.stem}.*.tmp"):  # of a call that was killed while writing
-            unfinished.unlink()
-    lines = read_log(log, epoch) if first else []
-
-    def save():
-        if not first:
-            return
-        checkpoints.save(
-            path,
-            {
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "schedule": {"lr": lr, "loss_sum": total, "seconds": seconds},
-                "epoch": epoch,
-                "random": {"step": step},
-                "flags": flags,
-                "identity": identity,
-                **origin,
-                "versions": checkpoints.versions(),
-            },
-        )
-
-    def asked() -> int:
-        """The signal that this or another process has received, else 0."""
-        return distributed.largest(received[0] if received else 0)
-
-    def stop_if(number: int):
-        if number:
-            save()
-            name = signal.Signals(number).name
-            go_on = "the same command without --fresh" if args.fresh else "the same command"
-            print(
-                f"{path}: stopped by {name} at epoch {epoch + 1}, step {step}; {go_on} goes on from there", flush=True
-            )
-            raise SystemExit(128 + number)
-
-    bar = tqdm(total=args.epochs * steps, initial=epoch * steps + step, unit="step", disable=None, smoothing=0.05)
-    with stop_signals() as received, bar:
-        saved = time.monotonic()
-        while epoch < args.epochs:
-            order = np.random.default_rng([args.seed, epoch]).permutation(train)
-            model.train()
-            sum_, seen = torch.tensor(total, dtype=torch.float64, device=device), 0
-            started = last = time.monotonic()
-            while step < steps:
-                places = order[step * args.batch_size : (step + 1) * args.batch_size]
-                generator = seed_step(args.seed, epoch * steps + step)
-                lr = learning_rate(epoch * steps + step, steps)
-                for group in optimizer.param_groups:
-                    group["lr"] = lr
-                own_loss = share_of(loss, places, generator, args)
-                own_loss.backward()
-                batch_loss = distributed.add_gradients(model, own_loss.detach())
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-                sum_ += batch_loss * len(places)
-                step, seen = step + 1, seen + len(places)
-                stop = asked()
-                save_now = stop or time.monotonic() - saved >= 60 * args.checkpoint_minutes
-                if step % FINITE_EVERY == 0 or step == steps or save_now:
-                    total = sum_.item()
-                    if not np.isfinite(total):
-                        raise ValueError(
-                            f"{path}: the loss is not finite at epoch {epoch + 1}, step {step} (within the last "
-                            f"{FINITE_EVERY} steps), learning rate {lr:.2e}; the last checkpoint is kept: lower --lr"
-                        )
-                    now = time.monotonic()
-                    seconds, last = seconds + now - last, now
-                    done = min(step * args.batch_size, len(train))
-                    rate = seen / (now - started)
-                    bar.set_postfix_str(
-                        f"epoch {epoch + 1}, loss {total / done:.4f}, {rate:.1f} samples/s", refresh=False
-                    )
-                bar.update()
-                if save_now:
-                    stop_if(stop)
-                    save()
-                    saved = time.monotonic()
-
-            model.eval()
-            validation_sum = torch.zeros((), dtype=torch.float64, device=device)
-            with torch.no_grad():
-                for places, generator in validation_batches(validation, args):
-                    validation_sum += share_of(loss, places, generator, args) * len(places)
-                    stop_if(asked())
-            distributed.add(validation_sum)
-            if not torch.isfinite(validation_sum):
-                raise ValueError(
-                    f"{path}: the validation loss is not finite after epoch {epoch + 1}; the last checkpoint is kept: "
-                    "lower --lr"
-                )
-            line = {
-                "epoch": epoch + 1,
-                "train_loss": total / len(train),
-                "validation_loss": validation_sum.item() / len(validation),
-                "lr": lr,
-                "samples_per_s": round(rate, 2) if seen else None,
-                "seconds": round(seconds, 3),
-                "resumed": resumed,
-            }
-            lines.append(json.dumps(line) + "\n")
-            if first:
-                write_atomically(log, lambda file: file.write("".join(lines).encode()))
-            if bar.disable:
-                print(
-                    f"{path}: epoch {epoch + 1}/{args.epochs}, loss {line['train_loss']:.4f}, "
-                    f"validation {line['validation_loss']:.4f}, {line['samples_per_s']} samples/s",
-                    flush=True,
-                )
-            epoch, step, total, seconds, resumed = epoch + 1, 0, 0.0, 0.0, False
-            save()
-            saved = time.monotonic()
-            stop_if(asked())
+# ---- seeds ----------------------------------------------------------------------------------------------------------
 
 
 def seed_step(seed: int, step: int) -> torch.Generator:
@@ -409,7 +102,7 @@ def share_of(loss, places: np.ndarray, generator: torch.Generator, args) -> torc
     mine = distributed.share(len(places))
     if distributed.world() > 1:  # no two processes drop the same
         torch.manual_seed(generator.initial_seed() + 1 + distributed.rank())
-    with autocast(args):
+    with machine.autocast(args):
         if mine.start < mine.stop:
             return loss(places, generator, mine)
         return 0 * loss(places, generator, slice(0, 1))  # for gradients of zeros where a process has no sample
@@ -421,71 +114,253 @@ def validation_batches(validation: np.ndarray, args):
         yield places, seed_step(args.seed, -1 - number)
 
 
+# ---- the loop -------------------------------------------------------------------------------------------------------
+
+
+def fit(model, loss, train, validation, learning_rate, path: Path, args, record: dict, origin: dict) -> None:
+    """Train `model` for args.epochs, or go on where an earlier call stopped.
+
+    loss(places, generator, mine) -> the share of the samples places[mine] in the mean loss of the samples at `places`;
+    what it draws at random for all `places` it draws from `generator`, or is seeded by `layer_seeds`; train,
+    validation: places (int arrays); learning_rate(step, steps an epoch); path: the checkpoint, with a log of one JSON
+    line an epoch beside it (.jsonl); record: kept in the checkpoint and compared on resuming; origin: kept.
+    Raises ValueError where a checkpoint is of another making, or the loss is not finite; on SIGTERM and Ctrl-C,
+    SystemExit after saving.
+    """
+    training = Training(model, loss, train, validation, learning_rate, path, args, record, origin)
+    training.begin()
+    done = training.epoch * training.steps + training.step
+    bar = tqdm(total=args.epochs * training.steps, initial=done, unit="step", disable=None, smoothing=0.05)
+    with stop_signals() as training.received, bar:
+        training.saved = time.monotonic()
+        while training.epoch < args.epochs:
+            # One pass over the training segments, in an order that only the seed and the epoch decide.
+            training.train_epoch(bar)
+            # The loss on the validation segments, under masks that are the same in every epoch.
+            validation_loss = training.validate()
+            # A line of the log says what the epoch gave, and a checkpoint is what the next epoch starts from.
+            training.close_epoch(validation_loss, bar)
+
+
+class Training:
+    """The training of one model: how far it is, and each act of its loop."""
+
+    def __init__(self, model, loss, train, validation, learning_rate, path: Path, args, record: dict, origin: dict):
+        """The arguments are those of `fit`."""
+        self.model, self.loss, self.train, self.validation = model, loss, train, validation
+        self.learning_rate, self.path, self.args, self.record, self.origin = learning_rate, path, args, record, origin
+        self.flags, self.log = plain_flags(args), path.with_suffix(".jsonl")
+        betas, decay = (args.beta1, args.beta2), args.weight_decay
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=args.lr, betas=betas, weight_decay=decay, fused=True)
+        self.steps = -(-len(train) // args.batch_size)  # of an epoch
+        self.epoch, self.step = 0, 0  # finished epochs, and finished steps of the one at work
+        self.total, self.seconds, self.lr = 0.0, 0.0, args.lr  # of the epoch at work: sum of the losses, time
+        self.first = distributed.rank() == 0  # this process writes and prints
+        self.resumed = path.exists() and not args.fresh
+
+    def begin(self) -> None:
+        """Take up the checkpoint, or clear away what an earlier training left; read the log."""
+        if self.resumed:
+            self.resume()
+        # All processes have read the checkpoint, too, before the first one writes a new one.
+        fixed = {**self.flags, **dict.fromkeys(records.FREE_FLAGS)}
+        if not distributed.all_have(json.dumps([self.epoch, self.step, self.record, fixed])):
+            raise ValueError(
+                f"{self.path}: expected the same checkpoint, data and flags in all processes, found others in some; "
+                "start all with the same command, and keep --run and the data where every node sees them"
+            )
+        self.lines = []
+        if self.first:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if not self.resumed:
+                stem = self.path.stem
+                old = [self.path.with_name(f"{stem}{ending}") for ending in (".pt", ".jsonl", ".npy", ".json")]
+                for each in [*old, *self.path.parent.glob(f"{stem}@*")]:
+                    each.unlink(missing_ok=True)
+            # A call that was killed while it was writing has left these.
+            for unfinished in self.path.parent.glob(f"{self.path.stem}.*.tmp"):
+                unfinished.unlink()
+            self.lines = read_log(self.log, self.epoch)
+
+    def resume(self) -> None:
+        """Load the checkpoint; ValueError where it is of another making, or its flags are others."""
+        path, state = self.path, checkpoints.load(self.path, "")
+        records.check_record(path, state["record"], self.record, checkpoints.FRESH)
+        checkpoints.check_flags(path, state["flags"], self.flags)
+        load_weights(self.model, path, state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.epoch, self.step, schedule = state["epoch"], state["random"]["step"], state["schedule"]
+        self.total, self.seconds, self.lr = schedule["loss_sum"], schedule["seconds"], schedule["lr"]
+        if state["flags"]["threads"] != self.flags["threads"]:
+            threads = state["flags"]["threads"]
+            print(f"{path}: was trained with --threads {threads}; results may differ in the last bits")
+        print(f"{path}: resuming at epoch {self.epoch + 1}, step {self.step}", flush=True)
+
+    def train_epoch(self, bar) -> None:
+        """Take the steps of one epoch that are left."""
+        args = self.args
+        order = np.random.default_rng([args.seed, self.epoch]).permutation(self.train)
+        self.model.train()
+        self.sum = torch.tensor(self.total, dtype=torch.float64, device=args.device)
+        self.seen, self.rate = 0, None
+        self.started = self.last = time.monotonic()
+        while self.step < self.steps:
+            places = order[self.step * args.batch_size : (self.step + 1) * args.batch_size]
+            self.sum += self.train_step(places) * len(places)
+            self.step, self.seen = self.step + 1, self.seen + len(places)
+            # The processes agree on whether to stop: all of them make the same steps.
+            stop = self.asked()
+            save_now = stop or time.monotonic() - self.saved >= 60 * args.checkpoint_minutes
+            # Rarely, for it makes the CPU wait for the GPU: is the loss a number still, and how fast is this?
+            if self.step % FINITE_EVERY == 0 or self.step == self.steps or save_now:
+                self.look(bar)
+            bar.update()
+            if save_now:
+                self.stop_if(stop)
+                self.save()
+                self.saved = time.monotonic()
+
+    def train_step(self, places: np.ndarray) -> torch.Tensor:
+        """One step on the samples at `places`; their mean loss."""
+        args, number = self.args, self.epoch * self.steps + self.step
+        generator = seed_step(args.seed, number)
+        self.lr = self.learning_rate(number, self.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr
+        # Each process has the gradient of its share of the batch; their sum is that of the batch.
+        own_loss = share_of(self.loss, places, generator, args)
+        own_loss.backward()
+        batch_loss = distributed.add_gradients(self.model, own_loss.detach())
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return batch_loss
+
+    def look(self, bar) -> None:
+        """Bring loss, time and speed up to date; ValueError where the loss is not finite."""
+        self.total = self.sum.item()
+        if not np.isfinite(self.total):
+            raise ValueError(
+                f"{self.path}: the loss is not finite at epoch {self.epoch + 1}, step {self.step} (within the last "
+                f"{FINITE_EVERY} steps), learning rate {self.lr:.2e}; the last checkpoint is kept: lower --lr"
+            )
+        now = time.monotonic()
+        self.seconds, self.last = self.seconds + now - self.last, now
+        self.rate = self.seen / (now - self.started)
+        loss = self.total / min(self.step * self.args.batch_size, len(self.train))
+        bar.set_postfix_str(f"epoch {self.epoch + 1}, loss {loss:.4f}, {self.rate:.1f} samples/s", refresh=False)
+
+    @torch.no_grad()
+    def validate(self) -> float:
+        """The mean loss on the validation samples; ValueError where it is not finite."""
+        self.model.eval()
+        sum_ = torch.zeros((), dtype=torch.float64, device=self.args.device)
+        for places, generator in validation_batches(self.validation, self.args):
+            sum_ += share_of(self.loss, places, generator, self.args) * len(places)
+            self.stop_if(self.asked())
+        distributed.add(sum_)
+        if not torch.isfinite(sum_):
+            raise ValueError(
+                f"{self.path}: the validation loss is not finite after epoch {self.epoch + 1}; the last checkpoint is "
+                "kept: lower --lr"
+            )
+        return sum_.item() / len(self.validation)
+
+    def close_epoch(self, validation_loss: float, bar) -> None:
+        """Write the epoch's line of the log, then the checkpoint, and stop here if a signal asked for it."""
+        line = {
+            "epoch": self.epoch + 1,
+            "train_loss": self.total / len(self.train),
+            "validation_loss": validation_loss,
+            "lr": self.lr,
+            "samples_per_s": None if self.rate is None else round(self.rate, 2),
+            "seconds": round(self.seconds, 3),
+            "resumed": self.resumed,
+        }
+        self.lines.append(json.dumps(line) + "\n")
+        if self.first:
+            write_atomically(self.log, lambda file: file.write("".join(self.lines).encode()))
+        if bar.disable:
+            print(
+                f"{self.path}: epoch {self.epoch + 1}/{self.args.epochs}, loss {line['train_loss']:.4f}, "
+                f"validation {line['validation_loss']:.4f}, {line['samples_per_s']} samples/s",
+                flush=True,
+            )
+        self.epoch, self.step, self.total, self.seconds, self.resumed = self.epoch + 1, 0, 0.0, 0.0, False
+        self.save()
+        self.saved = time.monotonic()
+        self.stop_if(self.asked())
+
+    def save(self) -> None:
+        """Write the checkpoint, by the first process alone."""
+        if self.first:
+            state = {
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "schedule": {"lr": self.lr, "loss_sum": self.total, "seconds": self.seconds},
+                "epoch": self.epoch,
+                "random": {"step": self.step},
+                "flags": self.flags,
+                "record": self.record,
+                **self.origin,
+                "versions": checkpoints.versions(),
+            }
+            checkpoints.save(self.path, state)
+
+    def asked(self) -> int:
+        """The signal that this or another process has received, else 0."""
+        return distributed.largest(self.received[0] if self.received else 0)
+
+    def stop_if(self, number: int) -> None:
+        """Save and raise SystemExit where `number` is that of a signal."""
+        if number:
+            self.save()
+            go_on = "the same command without --fresh" if self.args.fresh else "the same command"
+            print(
+                f"{self.path}: stopped by {signal.Signals(number).name} at epoch {self.epoch + 1}, step {self.step}; "
+                f"{go_on} goes on from there",
+                flush=True,
+            )
+            raise SystemExit(128 + number)
+
+
+def checkpoint_path(run: Run, model: records.Model, args: argparse.Namespace) -> Path:
+    """The checkpoint of a model in its run, or in the folder of --validation-only."""
+    path = model.path(run.folder, args.fold, getattr(args, "target", None), ".pt")
+    return args.validation_only / path.name if args.validation_only else path
+
+
+def is_finished(path: Path, record: dict, args: argparse.Namespace) -> bool:
+    """Whether an earlier call with the same flags finished this training; ValueError where it had other data, folds or
+    flags."""
+    if args.fresh or not path.exists():
+        return False
+    state = checkpoints.load(path, "")
+    records.check_record(path, state["record"], record, checkpoints.FRESH)
+    checkpoints.check_flags(path, state["flags"], plain_flags(args))
+    return state["epoch"] >= args.epochs
+
+
+@contextmanager
+def stop_signals():
+    """Yields a list that receives SIGTERM or SIGINT; a second one ends the process at once."""
+    received = []
+
+    def note(number, _frame):
+        received.append(number)
+        for each in previous:
+            signal.signal(each, signal.SIG_DFL)
+
+    previous = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
 def read_log(log: Path, epochs: int) -> list[str]:
     """The lines of a log up to `epochs`: one after them was written, but the checkpoint that follows it was not."""
     try:
         return log.read_text().splitlines(keepends=True)[:epochs] if log.exists() else []
     except UnicodeDecodeError as error:
         raise ValueError(f"{log}: expected one line of JSON an epoch, found {error}; remove it")
-
-
-@torch.no_grad()
-def predict(forward, model, signals: SignalRows, places: np.ndarray, args) -> torch.Tensor:
-    """forward(batch (B, C, L)) at all `places`, without dropout, as one tensor on the device: float32, or float64 with
-    --precision fp64."""
-    model.eval()
-    outputs = []
-    batches = np.array_split(places, -(-len(places) // args.batch_size))
-    for batch in tqdm(batches, desc="predicting", unit="batch", disable=None, leave=False):
-        with autocast(args):
-            outputs.append(forward(signals.batch(batch, *device_and_dtype(args))).to(device_and_dtype(args)[1]))
-    return torch.cat(outputs)
-
-
-def read_predictions(path: Path, advice: str = AGAIN) -> np.ndarray:
-    """The rows of a prediction file (PREDICTION_DTYPE); ValueError, ending in `advice`, where it is none."""
-    predictions = load_array(path, advice)
-    if predictions.dtype != PREDICTION_DTYPE or predictions.ndim != 1:
-        found = f"{predictions.shape} of {predictions.dtype}"
-        raise ValueError(f"{path}: expected rows of {PREDICTION_DTYPE}, found {found}; {advice}")
-    return predictions
-
-
-def write_predictions(path: Path, rows: np.ndarray, labels: np.ndarray, logits: torch.Tensor) -> None:
-    """Write the test predictions: structured (segment, label, probability), one a row of segments.npy.
-
-    logits: (n,), or (K, n), of which the K probabilities are averaged.
-    """
-    predictions = np.empty(len(rows), PREDICTION_DTYPE)
-    predictions["segment"], predictions["label"] = rows, labels[rows]
-    predictions["probability"] = torch.sigmoid(logits.double()).reshape(-1, len(rows)).mean(dim=0).cpu().numpy()
-    write_atomically(path, lambda file: np.save(file, predictions))
-    print(f"{path}: {len(rows)} test predictions")
-
-
-def predict_elsewhere(path: Path, sets: list, logits, args: argparse.Namespace) -> None:
-    """Predict the other labelled sets (`folds.open_test_sets`) with the model of `path`, unless that was done.
-
-    logits(data, rows) -> as `write_predictions` takes them. Writes <stem>@<data set>.npy, whose rows are those of the
-    other set's segments.npy, and then .json, which says which set that was. Raises ValueError where there are
-    predictions on another set of the same name.
-    """
-    for data, rows, labels in sets:
-        predictions = path.with_name(f"{path.stem}@{data.manifest['dataset']}.npy")
-        about = {
-            "data": str(data.folder),
-            "data_set": data.manifest["dataset"],
-            "data_sha256": data_sha256(data),
-            "threshold": args.threshold,
-        }
-        note = predictions.with_suffix(".json")
-        if predictions.exists() and note.exists() and note.read_text() == json.dumps(about, indent=1) + "\n":
-            print(f"{predictions}: already done, nothing to do")
-            continue
-        if note.exists() and about["data_sha256"] not in note.read_text():
-            raise ValueError(
-                f"{note}: expected {data.folder} as it is now, found another set of that name, or this one prepared "
-                f"otherwise; remove {predictions}, and it, or prepare one of the two with another --name"
-            )
-        write_predictions(predictions, rows, labels, logits(data, rows))
-        write_json(note, about)
