@@ -1,7 +1,8 @@
-"""A user's own recordings: EDF, BDF or WFDB files anywhere below a folder with a `recordings.csv`.
+"""Your own recordings: EDF, BDF or WFDB files anywhere below a folder with a `recordings.csv`.
 
-`recordings.csv` has one row a file: `file` (relative to it; of a WFDB record its `.hea`) and `subject`, and if wanted
-`trial` (default: the file's name), `video` (what was seen or done), `arousal` and `valence` (empty: unrated).
+`recordings.csv` has one line a file: `file` (relative to it; of a WFDB record its `.hea`) and `subject`, and if wanted
+`trial` (default: the file's name), `video` (what was seen or done) and the ratings, such as `arousal` and `valence`
+(empty: unrated). There is nothing to download: write recordings.csv.
 """
 
 import csv
@@ -10,109 +11,97 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets import Recording
+import paper
+from datasets import Recording, optional, pick, refuse_damage
 from datasets.edf import read_edf
-from datasets.wfdb_record import read_wfdb, signal_files
 
-MODALITIES = ("eeg", "ecg")
+MODALITIES = tuple(paper.MODALITIES)
 ECG_SIDES = ()
-EXPECTED = "recordings.csv with the columns file and subject"
-HOME = "your own recordings"
-LICENCE = "yours"
-SIZE = "any"
-DOWNLOAD = "nothing: write recordings.csv (file, subject, and if wanted trial, video, arousal, valence)"
 LIST = "recordings.csv"
-REQUIRED, OPTIONAL = ("file", "subject"), ("trial", "video", "arousal", "valence")
+REQUIRED, OPTIONAL = ("file", "subject"), ("trial", "video", *paper.TARGETS)
 
 
 def sources(raw) -> list[Path]:
-    """recordings.csv, then its files by subject. The list and the headers of WFDB records hold no recording of their
-    own; they are here so that a change in them is noticed. Raises ValueError where a file is missing or lies nearer to
-    another list.
+    """Return recordings.csv, then its files by subject; raise ValueError where one is missing or has a nearer list.
+
+    The list and the headers of WFDB records hold no recording; they are here so that a change in them is noticed.
     """
     path = Path(raw) / LIST
     if not path.is_file():
         return []
-    rows = _rows(path, path.stat().st_mtime_ns)
-    subjects = list(dict.fromkeys(row["subject"] for row in rows.values()))
+    listed = _listed(path, path.stat().st_mtime_ns)
+    subjects = list(dict.fromkeys(line["subject"] for line in listed.values()))
     found = [path]
-    for file, row in sorted(rows.items(), key=lambda item: subjects.index(item[1]["subject"])):
-        where = f"{path}: line {row['line']}, {row['file']}"
+    for file, line in sorted(listed.items(), key=lambda item: subjects.index(item[1]["subject"])):
         if _list_of(file) != path:
-            raise ValueError(f"{where}: {_list_of(file)} is nearer; take it away")
-        files = list(dict.fromkeys([row["listed"], *row["files"]]))
-        for each in files:
+            raise ValueError(f"{line['where']}: {_list_of(file)} is nearer; take it away")
+        for each in dict.fromkeys([line["path"], *line["files"]]):
             if not each.is_file():
-                raise ValueError(f"{where}: expected the file {each}, found none; correct the line")
-        found += files
+                raise ValueError(f"{line['where']}: expected the file {each}, found none; correct the line")
+            found.append(each)
     return found
 
 
 def read(path, channels, ecg_side=None):
-    """One file is one trial; the list, and what is not in it, holds none."""
-    path = Path(path)
-    if path.name == LIST:
-        return
+    """Yield the one recording of a file; it is one trial. The list, and what is not in it, holds none."""
     listing = _list_of(path)
-    rows = _rows(listing, listing.stat().st_mtime_ns)
-    if path not in rows:
+    line = None if path.name == LIST else _listed(listing, listing.stat().st_mtime_ns).get(path)
+    if line is None:
         return
-    row = rows[path]
-    where = f"{listing}: line {row['line']}, {row['file']}"
-    if row["twice"]:
-        raise ValueError(f"{where}: the file is there twice; take one of the two lines out")
-    kind = row["listed"].suffix.lower()
+    kind = line["path"].suffix.lower()
     if kind not in (".edf", ".bdf", ".hea"):
-        raise ValueError(f"{where}: expected an .edf, .bdf or .hea file; correct the line")
-    arousal, valence = (_rating(row[name], f"{where}: {name}") for name in ("arousal", "valence"))
-    signals, rate = (read_wfdb if kind == ".hea" else read_edf)(row["listed"], channels)
-    names = {modality: tuple(channels[modality]) for modality in channels}
-    trial = row["trial"] or path.stem
-    yield Recording(row["subject"], trial, row["video"], signals, rate, names, arousal, valence, path)
+        raise ValueError(f"{line['where']}: expected an .edf, .bdf or .hea file; correct the line")
+    ratings = {target: _rating(line[target], f"{line['where']}: {target}") for target in paper.TARGETS}
+    signals, rate = (_read_wfdb if kind == ".hea" else read_edf)(line["path"], channels)
+    trial = line["trial"] or path.stem
+    yield Recording(line["subject"], trial, line["video"], signals, rate, channels, ratings, path)
 
 
 def _list_of(path) -> Path | None:
-    """The nearest list at or above the folder of a file."""
+    """Return the nearest list at or above the folder of a file."""
     return next((parent / LIST for parent in path.parents if (parent / LIST).is_file()), None)
 
 
 @lru_cache(maxsize=8)
-def _rows(path, _modified) -> dict:
-    """The rows of a list by the path of their (first) signals. Raises ValueError where it is no such list."""
+def _listed(path, _modified) -> dict:
+    """Return the lines of a list by the path of their (first) signals; raise ValueError where it is no such list."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, strict=True)
-            header = [name.strip().lower() for name in reader.fieldnames or []]
-            reader.fieldnames = header
+            reader.fieldnames = header = [name.strip().lower() for name in reader.fieldnames or []]
             if not set(REQUIRED) <= set(header) <= set(REQUIRED + OPTIONAL) or len(set(header)) < len(header):
-                expected = f"{', '.join(REQUIRED)} and any of {', '.join(OPTIONAL)}"
-                raise ValueError(
-                    f"{path}: expected the columns {expected}, with commas between, found {', '.join(header)[:200]}"
-                )
-            rows = {}
-            for row in reader:
-                where = f"{path}: line {reader.line_num}"
-                if None in row or None in row.values():
-                    raise ValueError(f"{where}: expected {len(header)} values as in the header; correct the line")
-                row = dict.fromkeys(OPTIONAL, "") | {name: value.strip() for name, value in row.items()}
-                if not row["file"] or not row["subject"]:
-                    raise ValueError(f"{where}: expected a file and a subject, found none; correct the line")
-                file = path.parent / row["file"]
-                if Path(row["file"]).is_absolute() or ".." in Path(row["file"]).parts:
-                    raise ValueError(f"{where}: expected a file below {path.parent}, found {row['file']}")
-                signals = signal_files(file) if file.suffix.lower() == ".hea" else [file]
-                known = {"listed": file, "files": signals, "line": reader.line_num, "twice": signals[0] in rows}
-                rows[signals[0]] = row | known
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: expected text in UTF-8, found other bytes; save it as CSV in UTF-8") from error
-    except csv.Error as error:
-        raise ValueError(f"{path}: expected a table of comma-separated values, found {error}") from error
-    if not rows:
+                expected = f"{', '.join(REQUIRED)} and any of {', '.join(OPTIONAL)}, with commas between"
+                raise ValueError(f"{path}: expected the columns {expected}, found {', '.join(header)[:200]}")
+            listed = {}
+            for values in reader:
+                line = _line(values, header, path, reader.line_num)
+                if line["files"][0] in listed:
+                    raise ValueError(f"{line['where']}: the file is there twice; take one of the two lines out")
+                listed[line["files"][0]] = line
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: expected CSV in UTF-8, found {error}; save it as such") from error
+    if not listed:
         raise ValueError(f"{path}: expected a line for each recording, found none")
-    return rows
+    return listed
 
 
-def _rating(text, where):
+def _line(values, header, path, number) -> dict:
+    """Return one line of a list, and where its signals are; raise ValueError where it lacks something."""
+    where = f"{path}: line {number}"
+    if None in values or None in values.values():
+        raise ValueError(f"{where}: expected {len(header)} values as in the header; correct the line")
+    line = dict.fromkeys(OPTIONAL, "") | {name: value.strip() for name, value in values.items()}
+    if not line["file"] or not line["subject"]:
+        raise ValueError(f"{where}: expected a file and a subject, found none; correct the line")
+    file = path.parent / line["file"]
+    if Path(line["file"]).is_absolute() or ".." in Path(line["file"]).parts:
+        raise ValueError(f"{where}: expected a file below {path.parent}, found {line['file']}")
+    files = _signal_files(file) if file.suffix.lower() == ".hea" else [file]
+    return line | {"path": file, "files": files, "where": f"{where}, {line['file']}"}
+
+
+def _rating(text, where) -> float:
+    """Return a rating, NaN for none; raise ValueError where it is no number."""
     try:
         rating = float(text or "nan")
     except ValueError:
@@ -120,3 +109,21 @@ def _rating(text, where):
     if np.isinf(rating):
         raise ValueError(f"{where}: expected a number or nothing, found {text}; correct the line")
     return rating
+
+
+def _signal_files(header) -> list[Path]:
+    """Return the files that hold the signals of a WFDB header, in its order."""
+    lines = header.read_text(errors="replace").splitlines() if header.is_file() else []
+    lines = [line.split() for line in lines if line.strip() and not line.startswith("#")]
+    names = dict.fromkeys(Path(line[0]).name for line in lines[1:] if line[0] != "~")  # ~: a signal without values
+    return [header.with_name(name) for name in names] or [header.with_suffix(".dat")]
+
+
+def _read_wfdb(path, channels) -> tuple[dict, dict]:
+    """Do what `read_edf` does, for the WFDB record whose header is `path`."""
+    wfdb = optional("wfdb", path, "a WFDB record")
+    with refuse_damage(path, "a WFDB record"):
+        record = wfdb.rdrecord(str(path.with_suffix("")), m2s=True)
+        names, rate, signal = list(record.sig_name), float(record.fs), np.asarray(record.p_signal, dtype=np.float64)
+    signals = {modality: pick(signal, wanted, names, path) for modality, wanted in channels.items()}
+    return signals, dict.fromkeys(channels, rate)

@@ -3,11 +3,9 @@
 It demonstrates the software and proves nothing about emotion: the link between ratings and signals is written into
 EFFECTS below, so a score on this cohort says only whether the software finds what was put there.
 
-Arousal raises heart rate, dampens the slow and irregular parts of its variability, and shifts EEG power from alpha to
-beta. Valence shifts frontal alpha power from the left to the right hemisphere and deepens the modulation of beat
-intervals and beat heights by breathing. Each modality follows the rating through its own disturbance, which waxes and
-wanes within a trial, so two modalities tell more than one. Subjects differ in rhythms, anatomy and responsiveness, so
-an unseen subject is harder. Every number here is assumed.
+Each modality follows the rating through its own disturbance, which waxes and wanes within a trial, so two modalities
+tell more than one. Subjects differ in rhythms, anatomy and responsiveness, so an unseen subject is harder. Every number
+here is assumed.
 """
 
 import json
@@ -55,7 +53,7 @@ WAVES = (
 
 
 def draw_person(rng, effect=1.0):
-    """What distinguishes one subject from another; `response` is EFFECTS as this one shows them, times `effect`."""
+    """Draw what distinguishes one person from another; `response` is EFFECTS as this one shows them, times `effect`."""
     return {
         "heart_rate": rng.normal(70, 4),  # beats/min
         "heart_height": rng.lognormal(0, 0.2),
@@ -72,25 +70,23 @@ def draw_person(rng, effect=1.0):
 
 
 def draw_ratings(rng, videos):
-    """Arousal and valence (videos, 2), 1.3 to 8.7, half above the middle and the two independent of each other.
-
-    Every subject gets the same number of highs, for otherwise a model could profit from recognising the subject.
-    """
+    """Draw arousal and valence (videos, 2), 1.3 to 8.7: half of each above the middle, the two independent."""
+    # Every subject gets the same number of highs, for otherwise a model could profit from recognising the subject.
     order = rng.permutation(videos)
     high = np.stack([order % 2, order // 2 % 2], axis=1)
     return np.round(5 + (2 * high - 1) * rng.uniform(1.0, 3.7, (videos, 2)), 1)
 
 
 def follow(rng, rating, samples):
-    """What one modality follows (samples,), in units of felt emotion: the rating plus its own slow disturbance,
-    bent to stay within 1.5 units."""
+    """Return what one modality follows (samples,), in units of felt emotion: the rating plus a slow disturbance of its
+    own, bent to stay within 1.5 units."""
     steps = np.arange(0, samples / RATE + DISTURBANCE_SECONDS, DISTURBANCE_SECONDS)
     disturbance = np.interp(np.arange(samples) / RATE, steps, rng.normal(0, DISTURBANCE, len(steps)))
     return 1.5 * np.tanh(((rating - 5) / 2 + disturbance) / 1.5)
 
 
 def shaped_noise(rng, amplitude, shape):
-    """Gaussian noise of unit SD, `shape` (..., samples), whose amplitude spectrum is `amplitude(frequency in Hz)`."""
+    """Draw Gaussian noise of unit SD, `shape` (..., samples), with the amplitudes `amplitude(frequency in Hz)`."""
     frequencies = np.fft.rfftfreq(shape[-1], 1 / RATE)
     spectrum = np.fft.rfft(rng.standard_normal(shape)) * amplitude(frequencies) * (frequencies > 0)
     noise = np.fft.irfft(spectrum, shape[-1])
@@ -98,7 +94,7 @@ def shaped_noise(rng, amplitude, shape):
 
 
 def simulate_eeg(rng, person, arousal, valence):
-    """EEG (samples, 14) in uV of a person who follows `arousal` and `valence` (samples,), units of felt emotion."""
+    """Draw the EEG (samples, 14) in uV of a person who follows `arousal` and `valence` (samples,), felt emotion."""
     samples, response = len(arousal), person["response"]
 
     def rhythm(centre, width):
@@ -113,6 +109,7 @@ def simulate_eeg(rng, person, arousal, valence):
     asymmetry = HEMISPHERE[:, None] * (person["asymmetry"] + response["frontal_asymmetry"] * valence)
     alpha = ALPHA[:, None] * person["alpha_gain"] * np.exp(response["alpha_power"] * arousal + asymmetry)
     beta = BETA[:, None] * np.exp(response["beta_power"] * arousal)
+    # Blinks reach the channels as far as they lie in front; a part of the noise and the mains reach all alike.
     time = np.arange(samples) / RATE
     blinks = np.zeros(samples)
     for blink in rng.uniform(0, samples / RATE, rng.poisson(person["blinks"] * samples / RATE / 60)):
@@ -126,11 +123,12 @@ def simulate_eeg(rng, person, arousal, valence):
 
 
 def simulate_ecg(rng, person, arousal, valence):
-    """Right- and left-arm ECG (samples, 2) in mV, and the R peaks in s; `arousal` and `valence` as in simulate_eeg."""
+    """Draw right- and left-arm ECG (samples, 2) in mV, and return its R peaks in s; the rest is as in simulate_eeg."""
     samples, response, margin = len(arousal), person["response"], 2 * RATE
     time = np.arange(-margin, samples + margin) / RATE
     arousal, valence = (np.pad(value, margin, mode="edge") for value in (arousal, valence))
 
+    # Beats come where the phase of the heart, the integral of its rate, is a whole number.
     depth = np.exp(response["respiratory_modulation"] * valence)
     variability = np.exp(response["heart_rate_variability"] * arousal)
     wander = shaped_noise(rng, lambda f: np.exp(-0.5 * (f / 0.05) ** 2), time.shape)
@@ -144,6 +142,7 @@ def simulate_ecg(rng, person, arousal, valence):
     interval = np.diff(beats, prepend=2 * beats[0] - beats[1])[:, None]
     filling = np.interp(beats, time, depth * (1 + 0.5 * breathing))[:, None]
 
+    # Each beat adds its waves to the points around it.
     window = np.arange(-RATE // 2, RATE)
     index = np.round(beats * RATE).astype(int)[:, None] + window + margin
     since = index / RATE - margin / RATE - beats[:, None]
@@ -161,7 +160,7 @@ def simulate_ecg(rng, person, arousal, valence):
 
 
 def simulate_gsr(rng, person, arousal):
-    """Skin resistance (samples,) in ohm: a drifting level with dips at random moments, more of them when aroused."""
+    """Draw skin resistance (samples,) in ohm: a drifting level with dips at random moments, more when aroused."""
     samples = len(arousal)
     rate = 4 / 60 * np.exp(person["response"]["skin_responses"] * arousal)
     onsets = rng.random(samples) < rate / RATE
@@ -179,6 +178,7 @@ def write_person(path, rng, rated, seconds, effect, said):
     names = [*rng.permutation(SHORT_VIDEOS), *rng.permutation(LONG_VIDEOS)]
     cells = {name: np.empty((1, 20), object) for name in
              ("joined_data", "labels_selfassessment", "labels_ext_annotation", "VideoIDs")}
+    # A cell that holds no video or no rating is empty as AMIGOS has it.
     for video in range(20):
         cells["VideoIDs"][0, video] = str(names[video])
         cells["labels_ext_annotation"][0, video] = np.empty((0, 0))
@@ -186,6 +186,7 @@ def write_person(path, rng, rated, seconds, effect, said):
         cells["labels_selfassessment"][0, video] = np.empty((1, 0))
         if video >= videos:
             continue
+        # Each modality follows the ratings in its own way.
         samples = round(seconds[video] * RATE)
         (ecg_arousal, ecg_valence), (eeg_arousal, eeg_valence), (gsr_arousal, _) = (
             [follow(rng, rating, samples) for rating in ratings[video]] for _ in range(3))
@@ -198,7 +199,8 @@ def write_person(path, rng, rated, seconds, effect, said):
             emotions = rng.integers(0, 2, 7)
             cells["labels_selfassessment"][0, video] = np.concatenate([ratings[video], others, emotions])[None]
     savemat(path, {**cells, "simulated": said})
-    with open(path, "r+b") as file:  # the first 116 bytes are free text, where SciPy puts the date
+    # The first 116 bytes are free text, where SciPy puts the date.
+    with open(path, "r+b") as file:
         file.write(b"MATLAB 5.0 MAT-file, simulated cohort in the layout of AMIGOS".ljust(116))
 
 
@@ -206,11 +208,9 @@ def write_cohort(folder, subjects=8, unrated_subjects=4, videos=16, seconds=50, 
     """Write `folder`/Data_Preprocessed_P01.mat and so on, all or nothing; the same arguments give the same bytes.
 
     `subjects` rated people come first, then `unrated_subjects` whose ratings are missing as AMIGOS marks it: (1, 0).
-    Each sees `videos` films of `seconds` each, up to sixteen short and then up to four long ones, in an order of their
-    own; the rest of the 20 cells is empty. `effect` multiplies EFFECTS: at 0 the signals know nothing of the ratings.
-    A variable `simulated` in each file, and simulated.json beside them, hold the arguments and EFFECTS. A folder with
-    this very cohort is left as it is. Returns whether it wrote. Raises FileExistsError if the folder holds anything
-    else, ValueError for an argument out of range.
+    `effect` multiplies EFFECTS: at 0 the signals know nothing of the ratings. A variable `simulated` in each file, and
+    simulated.json beside them, hold the arguments. A folder with this very cohort is left as it is. Return whether it
+    was written; raise FileExistsError if the folder holds anything else, ValueError for an argument out of range.
     """
     limits = {"subjects": (subjects, 1, 99), "unrated_subjects": (unrated_subjects, 0, 99), "videos": (videos, 1, 20),
               "seconds": (seconds, 10, 3600), "effect": (effect, 0, 2), "seed": (seed, 0, 2**63)}

@@ -1,1 +1,1 @@
-"""From raw recordings to segments."""
+"""From one raw recording to segments: filters, what is kept, many files at a time."""

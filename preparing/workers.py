@@ -1,58 +1,39 @@
-"""Work on many raw files in several processes, and go on where a killed run stopped.
-
-A folder `parts` holds what is done: of each recording its segments `<file>-<number>.<modality>`, float64, and then
-`<file>-<number>.json` with all else; of each finished file `<file>.json`. `<file>` is a hash of the file's name.
-"""
+"""Cutting of many raw files in several processes, and the folder that becomes the prepared one at the end."""
 
 import fcntl
-import hashlib
-import json
 import multiprocessing
 import os
 import shutil
 import signal
+import tempfile
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from common.files import sha256_of_file, sync, write_json
-from preparing import filters
+from common.files import sha256_of_file
+from preparing import cutting
+from preparing.filters import Moments, z_score
 from protocol.segments import SEGMENT_DTYPE
 
 
-@dataclass(frozen=True)
-class Job:
-    """What is done with each file."""
-
-    reader: object  # a module of datasets/
-    raw: Path
-    channels: dict[str, list[str]]  # modality -> names, as the files call them
-    flags: object  # of prepare_data.py
-    parts: Path | None = None
-
-
-def map_files(work, paths, job, lock=None):
-    """work(path, job) of each path, in the order of `paths`, by flags.workers processes.
-
-    `lock` is a file descriptor that the processes must not keep open. Raises BrokenProcessPool where one was killed.
-    """
-    processes = min(job.flags.workers, len(paths))
+def map_files(work, paths, workers):
+    """Yield work(path) of each of `paths`, in order, done by as many processes; raise BrokenProcessPool where one is
+    killed."""
+    processes = min(workers, len(paths))
     if processes == 1:
         with threadpool_limits(1):
             for path in paths:
-                yield work(path, job)
+                yield work(path)
         return
-    # Forked, as the flags and the reader need no pickling then; the work itself is that of one thread.
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), _start_worker, (job, os.getpid(), lock))
+    # Forked, as Python would take longer to start anew than to read a file; each process computes in one thread.
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), _start_worker, (os.getpid(),))
     try:
-        for future in [pool.submit(_call, work, path) for path in paths]:
+        for future in [pool.submit(work, path) for path in paths]:
             yield future.result()
     except BaseException:
         for child in multiprocessing.active_children():
@@ -62,153 +43,144 @@ def map_files(work, paths, job, lock=None):
         pool.shutdown(cancel_futures=True)
 
 
-def _start_worker(job, parent, lock):
-    _start_worker.job = job
-    if lock is not None:
-        os.close(lock)
+def _start_worker(parent):
+    """Prepare a new process for its work: it ends with its parent, at once on a signal, and computes in one thread."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threadpool_limits(1)
 
     def watch():
+        """End this process once its parent was killed, as nobody waits for it any more."""
         while os.getppid() == parent:
             time.sleep(0.1)
-        os._exit(1)  # the parent was killed: nobody waits for this process any more
+        os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _call(work, path):
-    return work(path, _start_worker.job)
-
-
-def identify(path, job) -> dict:
-    """Name, size, time and hash of one source file."""
+def cut_file(path, read, flags, parts=None) -> dict:
+    """Cut the recordings that `read(path)` yields, into the folder `parts` if there is one; return name, size, time and
+    hash of the file, and what to know of each recording."""
     status = path.stat()
     return {
-        "file": path.relative_to(job.raw).as_posix(),
+        "file": path.relative_to(flags.raw).as_posix(),
         "size": status.st_size,
         "modified": status.st_mtime_ns,
         "sha256": sha256_of_file(path),
+        "recordings": [_cut_recording(recording, flags, parts) for recording in read(path)],
     }
 
 
-def cut_file(path, job) -> dict:
-    """The entry of one source file, with what is to be known of each of its recordings, whose segments are in parts.
+def _cut_recording(recording, flags, parts) -> dict:
+    """Write the segments of one recording into a new folder of its own (`part`); return all else to know of it."""
+    judged, segments = cutting.cut(recording, flags)
+    about = {key: getattr(recording, key) for key in ("subject", "trial", "video", "ratings", "simulated")}
+    about |= {
+        "seconds": judged.seconds,
+        "starts": [judged.begin + number * judged.length for number in judged.kept()],
+        "dropped": judged.dropped(),
+        "notes": judged.notes,
+    }
+    if parts:
+        about["part"] = Path(tempfile.mkdtemp(dir=parts))
+        about["moments"] = {m: _write_part(about["part"] / m, block, flags.normalise) for m, block in segments.items()}
+    return about
 
-    Raises ValueError and OSError where the file cannot be read, or its recordings cannot be cut.
+
+def _write_part(path, block, normalise) -> Moments:
+    """Write the segments of one modality of a recording, (k, C, L) float64, and return their moments."""
+    # The moments of a subject are those of its recordings, which are merged when all are there.
+    moments = Moments(block.shape[1])
+    if len(block):
+        moments.add(block.swapaxes(0, 1).reshape(block.shape[1], -1))
+    if normalise == "recording":
+        block = z_score(block, moments.mean[:, None], moments.sd()[:, None])
+    elif normalise == "segment":
+        block = z_score(block, block.mean(2, keepdims=True), block.std(2, keepdims=True))
+    with open(path, "wb") as file:
+        file.write(np.ascontiguousarray(block))
+    return moments
+
+
+def collect(entries, raw, manifest, problems=None) -> list[dict]:
+    """Return all recordings of the entries of source files, and list the files and what is dropped in `manifest`.
+
+    A copy of another file is left out. Where a recording does not go together with those before it, raise ValueError,
+    or add a line to the list `problems`.
     """
-    status, name = path.stat(), path.relative_to(job.raw).as_posix()
-    part = hashlib.sha256(name.encode()).hexdigest()[:16]
-    entry = _read(job.parts / f"{part}.json")
-    if entry and (entry["size"], entry["modified"]) == (status.st_size, status.st_mtime_ns):
-        return {**entry, "resumed": len(entry["recordings"])}
-    entry = {**identify(path, job), "recordings": [], "resumed": 0}
-    for number, recording in enumerate(job.reader.read(path, job.channels, job.flags.ecg_side)):
-        about = _read(job.parts / f"{part}-{number}.json")
-        if about and about["sha256"] == entry["sha256"]:
-            entry["resumed"] += 1
-        else:
-            about = _cut_recording(recording, job, f"{part}-{number}") | {"sha256": entry["sha256"]}
-            write_json(job.parts / f"{part}-{number}.json", about)
-        entry["recordings"].append(about)
-    write_json(job.parts / f"{part}.json", entry)
-    return entry
+    recordings, seen, trials = [], {}, {}
+    manifest |= {key: [] for key in ("sources", "duplicates", "dropped", "notes")}
+    for entry in entries:
+        found, source = entry["recordings"], {key: entry[key] for key in ("file", "size", "modified", "sha256")}
+        # A copy would put the same seconds into two trials.
+        if source["sha256"] in seen and found:
+            manifest["duplicates"].append(source)
+            reason = f"{source['file']} has the same bytes as {seen[source['sha256']]}"
+            manifest["dropped"].append({"subject": "", "trial": "", "start": 0.0, "seconds": 0.0, "reason": reason})
+            continue
+        seen[source["sha256"]] = source["file"]
+        for recording in found:
+            if misfit := _misfit(recording, manifest, trials):
+                if problems is None:
+                    raise ValueError(f"{raw / source['file']}: {misfit}")
+                problems.append(f"{raw / source['file']}: {misfit}")
+            trials[recording["subject"], recording["trial"]] = raw / source["file"]
+            about = {key: recording[key] for key in ("subject", "trial")}
+            manifest["dropped"] += [about | piece for piece in recording["dropped"]]
+            manifest["notes"] += [about | {"note": note} for note in recording["notes"]]
+        subjects = {recording["subject"] for recording in found}
+        source["trials"] = [[recording["subject"], recording["trial"]] for recording in found]
+        manifest["sources"].append({**source, "subject": subjects.pop() if len(subjects) == 1 else ""})
+        recordings += found
+    return recordings
 
 
-def _cut_recording(recording, job, part) -> dict:
-    segments, starts, moments, dropped, notes = filters.cut(recording, job.flags)
-    for modality, block in segments.items():
-        if job.flags.normalise == "recording":
-            mean, sd = moments[modality].mean[:, None], moments[modality].sd()[:, None]
-            block = filters.z_score(block, mean, sd)
-        elif job.flags.normalise == "segment":
-            block = filters.z_score(block, block.mean(2, keepdims=True), block.std(2, keepdims=True))
-        with open(job.parts / f"{part}.{modality}", "wb") as file:
-            file.write(np.ascontiguousarray(block))
-            sync(file)
-    return {
-        "part": part,
-        "subject": recording.subject,
-        "trial": recording.trial,
-        "video": recording.video,
-        "arousal": recording.arousal,
-        "valence": recording.valence,
-        "simulated": recording.simulated,
-        "starts": starts.tolist(),
-        "moments": {m: [each.points, each.mean.tolist(), each.squares.tolist()] for m, each in moments.items()},
-        "dropped": dropped,
-        "notes": notes,
-    }
-
-
-def check_names(recording, where, trials):
-    """Raises ValueError for a trial that is there twice, or a name that segments.npy would cut short."""
-    name = recording["subject"], recording["trial"]
-    if name in trials:
-        raise ValueError(
-            f"{where}: trial {name[1]} of subject {name[0]} is in {trials[name]} already; take one of the two out, "
-            "or (in recordings.csv) call the trials by different names"
+def _misfit(recording, manifest, trials) -> str | None:
+    """Return why a recording cannot stand beside those before it, whose files `trials` knows; None where it can."""
+    subject, trial = recording["subject"], recording["trial"]
+    if (subject, trial) in trials:
+        return (
+            f"trial {trial} of subject {subject} is in {trials[subject, trial]} already; take one of the two out, or "
+            "(in recordings.csv) call the trials by different names"
         )
-    trials[name] = where
+    # A longer name would be cut short in segments.npy.
     for key in ("subject", "trial", "video"):
         longest = SEGMENT_DTYPE[key].itemsize // 4
         if len(recording[key]) > longest:
-            raise ValueError(f"{where}: {key} {recording[key]!r} has over {longest} letters")
+            return f"{key} {recording[key]!r} has over {longest} letters"
+    if recording["simulated"] != manifest.setdefault("simulated", recording["simulated"]):
+        return "simulated and real recordings in one set; keep the two apart"
 
 
 @contextmanager
-def new_folder(folder: Path, fresh: bool):
-    """A folder beside `folder`, and its lock (a file descriptor). It takes the place of `folder` at the end.
+def new_folder(folder: Path):
+    """Make an empty folder beside `folder`, which takes its place at the end, and is gone if anything goes wrong.
 
-    fresh: what an earlier call left is removed first. The folder is gone if anything goes wrong, and left for the next
-    call where this one or a worker is killed or interrupted. Raises ValueError where another process writes it.
+    Raise ValueError where another process writes it.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.partial")
     temporary.mkdir(exist_ok=True)
     lock = os.open(temporary, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(f"{temporary}: another run is writing it; wait for its end") from error
-        try:
-            for leftover in temporary.iterdir():
-                if leftover.is_file():
-                    leftover.unlink()
-                elif fresh:
-                    shutil.rmtree(leftover)
-            yield temporary, lock
-            replaced = folder.with_name(f".{folder.name}.replaced")
-            shutil.rmtree(replaced, ignore_errors=True)
-            if folder.exists():
-                folder.rename(replaced)  # and not removed before the new one is in its place
-            temporary.rename(folder)
-            shutil.rmtree(replaced, ignore_errors=True)
-        except BrokenProcessPool:
-            raise
-        except Exception as error:
-            shutil.rmtree(temporary, ignore_errors=True)
-            if isinstance(error, OSError) and not error.filename:  # a full disk names no file
-                error.filename = str(folder)
-            raise
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # What a killed call has left goes.
+        for leftover in temporary.iterdir():
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        yield temporary
+        # The old folder is not removed before the new one is in its place.
+        replaced = folder.with_name(f".{folder.name}.replaced")
+        shutil.rmtree(replaced, ignore_errors=True)
+        if folder.exists():
+            folder.rename(replaced)
+        temporary.rename(folder)
+        shutil.rmtree(replaced, ignore_errors=True)
+    except BlockingIOError as error:
+        raise ValueError(f"{temporary}: another run is writing it; wait for its end") from error
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError) and not error.filename:  # a full disk names no file
+            error.filename = str(folder)
+        raise
     finally:
         os.close(lock)
-
-
-def open_parts(folder, identity):
-    """The folder `parts` below `folder`, empty unless it was begun with the same `identity`."""
-    parts = folder / "parts"
-    if _read(parts / "identity.json") != json.loads(json.dumps(identity)):
-        shutil.rmtree(parts, ignore_errors=True)
-    parts.mkdir(exist_ok=True)
-    write_json(parts / "identity.json", identity)
-    return parts
-
-
-def _read(path):
-    try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
-        return None

@@ -3,7 +3,7 @@
 Ends with code 0 if each of COUNT damaged files either ends in one line that names it, or is read as the undamaged file
 was but for the damaged samples. What no reader can notice, such as another digit in the rate of a header, is only
 asked to end well. A hang ends the process (SIGPROF), and so does a crash; the damaged file is then left in FOLDER.
-Every twentieth file also goes through prepare_data.main; with `command` each goes through the command itself, alone.
+Every twentieth file also goes through the whole script; with `command` each goes through the command itself, alone.
 """
 
 import argparse
@@ -23,15 +23,16 @@ import numpy as np
 from scipy.io import savemat
 
 import layouts
-import prepare_data
 import recordings
-from preparing import filters
+from datasets.readers import READERS
+from prepared import ROOT
+from preparing import cutting
 
 MEMORY, SECONDS = 2**30, 10
 EEG, BOTH, ECG = {"eeg": recordings.EEG}, {"eeg": recordings.EEG, "ecg": ["ECG"]}, {"ecg": ["ECG"]}
 FLAGS = argparse.Namespace(
-    low=0.8, high=50.0, filter_order=8, rate=128, points=1280, drop_baseline=0.0, max_seconds_per_trial=None,
-    drop_unusable_ecg=False,
+    low={"eeg": 0.8, "ecg": 0.8}, high={"eeg": 50.0, "ecg": 50.0}, filter_order=8, rate=128, points=1280,
+    drop_baseline=0.0, max_seconds_per_trial=None, drop_unusable_ecg=False,
 )  # fmt: skip
 NAMES = [*recordings.EEG, "ECG"]
 
@@ -210,11 +211,11 @@ def damage(path, tree, rng) -> tuple[str, int | None]:
 def read(layout, path):
     """What one file gives: recording by trial, and the starts of its segments."""
     name, _, channels, _ = LAYOUTS[layout]
-    reader, found = prepare_data.READERS[name], {}
+    reader, found = READERS[name], {}
     for recording in reader.read(path, channels, "left" if reader.ECG_SIDES else None):
-        segments, starts, _, _, _ = filters.cut(recording, FLAGS)
-        assert all(filters.finite(block).all() for block in segments.values())
-        found[recording.trial] = recording, set(starts.tolist())
+        judged, segments = cutting.cut(recording, FLAGS)
+        assert all(cutting.finite(block).all() for block in segments.values())
+        found[recording.trial] = recording, {judged.begin + number * judged.length for number in judged.kept()}
     return found
 
 
@@ -242,13 +243,13 @@ def prepare(layout, folder, command):
     flags = ["--dataset", name, "--raw", str(folder / "raw"), "--out", str(out), "--workers", "1", "--json"]
     flags += ["--modalities", *channels]
     if command:
-        script = [sys.executable, prepare_data.__file__, *flags]
+        script = [sys.executable, ROOT / "prepare_data.py", *flags]
         finished = subprocess.run(script, capture_output=True, text=True, timeout=60)
         code, lines = finished.returncode, finished.stderr.splitlines()
         assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 < MEMORY
     else:
         with contextlib.redirect_stderr(error), contextlib.redirect_stdout(io.StringIO()):
-            code = prepare_data.main(flags)
+            code = recordings.prepare_data(flags)
         lines = error.getvalue().splitlines()
     lines = [line for line in lines if "file/s" not in line and "?file" not in line and line.strip()]  # progress
     if code == 0:

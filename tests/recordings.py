@@ -1,12 +1,15 @@
 """Raw files for the tests: the real ones where they are, and small ones written from the sets' descriptions."""
 
 import os
+import sys
 from pathlib import Path
 
 import edfio
 import numpy as np
 import pytest
 from scipy.io import savemat
+
+from prepared import call
 
 REAL = Path(os.environ.get("RECORDINGS", Path(__file__).resolve().parents[1] / ".." / "shared" / "data"))
 EEG = "F7 F3 T7 P7 O1 O2 P8 T8 F4 F8".split()
@@ -67,3 +70,11 @@ def edf_signal(seed, seconds, rate, channels=11):
         size=seconds * rate
     )
     return signal
+
+
+def prepare_data(flags) -> int:
+    """Call prepare_data.py in this process, print what it prints, and return its exit code."""
+    finished = call("prepare_data.py", *flags, cwd=Path.cwd())
+    print(finished.stdout, end="")
+    print(finished.stderr, end="", file=sys.stderr)
+    return finished.returncode

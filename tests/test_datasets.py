@@ -1,3 +1,5 @@
+import sys
+
 import edfio
 import numpy as np
 import pytest
@@ -48,8 +50,9 @@ def test_amigos_layout(tmp_path):
     found = list(amigos.read(path, BOTH))
     assert [r.trial for r in found] == [r.video for r in found] == [order[0], order[5], order[19]] == ["N1", "80", "4"]
     assert {r.subject for r in found} == {"P07"} and not found[0].simulated
-    assert (found[0].arousal, found[0].valence, found[1].arousal, found[1].valence) == (2.5, 7, 9, 1)
-    assert np.isnan(found[2].arousal) and np.isnan(found[2].valence)
+    names = "arousal valence dominance liking familiarity".split()
+    assert found[0].ratings == dict(zip(names, (2.5, 7, 5, 5, 5))) and found[2].ratings == {}
+    assert (found[1].ratings["arousal"], found[1].ratings["valence"]) == (9, 1)
     for recording, cell in zip(found, (0, 5, 19)):
         assert recording.rate == {"eeg": 128, "ecg": 128}
         expected = videos[cell][0][:, [AMIGOS_COLUMNS.index(name) for name in EEG]].T
@@ -63,7 +66,7 @@ def test_an_amigos_rating_may_be_missing(tmp_path):
     path = tmp_path / "Data_Preprocessed_P01.mat"
     write_amigos(path, {0: (amigos_signal(0, 99), ratings(np.nan, 3))})
     [recording] = amigos.read(path, {"eeg": EEG})
-    assert np.isnan(recording.arousal) and recording.valence == 3
+    assert np.isnan(recording.ratings["arousal"]) and recording.ratings["valence"] == 3
 
 
 def test_folders_that_are_links_are_searched(tmp_path):
@@ -125,9 +128,16 @@ def test_edf_channels_by_name_whatever_their_order_and_spelling(tmp_path):
     [path] = bci2000.sources(tmp_path)
     [recording] = bci2000.read(path, {"eeg": EEG})
     assert (recording.subject, recording.trial, recording.rate) == ("S009", "R14", {"eeg": 160})
-    assert np.isnan(recording.arousal) and np.isnan(recording.valence)
+    assert recording.ratings == {}
     step = np.ptp(signal[:11], axis=1).max() / 2**16
     np.testing.assert_allclose(recording.signals["eeg"], signal[10:0:-1], atol=2 * step)
+
+
+def test_without_edfio_one_line_says_what_to_install(tmp_path, monkeypatch):
+    write_edf(tmp_path / "S001R01.edf", edf_signal(0, 2, 160)[:10], EEG, 160)
+    monkeypatch.setitem(sys.modules, "edfio", None)
+    with pytest.raises(ValueError, match="S001R01.edf: an EDF file, which needs edfio; pip install edfio"):
+        list(bci2000.read(tmp_path / "S001R01.edf", {"eeg": EEG}))
 
 
 def test_bci2000_rate_comes_from_the_header(tmp_path):
@@ -140,9 +150,9 @@ def test_real_eegmat_equals_edfio(tmp_path):
     paths = eegmat.sources(real("eegmat"))
     assert len(paths) == 30 and [path.stem for path in paths[:3]] == ["Subject03_1", "Subject03_2", "Subject04_1"]
     [rest], [task] = (list(eegmat.read(path, BOTH)) for path in paths[:2])
-    assert (rest.subject, rest.trial, rest.video, rest.arousal) == ("Subject03", "Subject03_1", "rest", 1)
-    assert (task.subject, task.trial, task.video, task.arousal) == ("Subject03", "Subject03_2", "arithmetic", 9)
-    assert np.isnan(rest.valence) and rest.rate == {"eeg": 500, "ecg": 500}
+    assert (rest.subject, rest.trial, rest.video) == ("Subject03", "Subject03_1", "rest")
+    assert (task.subject, task.trial, task.video) == ("Subject03", "Subject03_2", "arithmetic")
+    assert rest.ratings == {"arousal": 1} and task.ratings == {"arousal": 9} and rest.rate == {"eeg": 500, "ecg": 500}
     signals = {signal.label: signal.data for signal in edfio.read_edf(paths[0]).signals}
     old = "F7 F3 T3 T5 O1 O2 T6 T4 F4 F8".split()
     np.testing.assert_array_equal(rest.signals["eeg"], [signals[f"EEG {name}"] for name in old])

@@ -1,14 +1,18 @@
 """The sets that are not at hand, in files of exactly their layouts, and a user's own recordings."""
 
 import sys
+import time
 from pathlib import Path
 
 import edfio
 import numpy as np
 import pytest
-from scipy.io import savemat
+import scipy.io.matlab
+from scipy.io import loadmat, savemat
+from scipy.sparse import coo_array
 
 from datasets import ascertain, dreamer, folder, large_eeg_bci, pspm, way_eeg_gal
+from datasets.mat import read_mat
 from layouts import (
     DREAMER_COLUMNS,
     KAYA_NAMES,
@@ -50,7 +54,7 @@ def test_way_eeg_gal(tmp_path):
     assert [path.stem for path in paths] == ["HS_P2_S1", "HS_P2_S2", "HS_P10_S1"]
     found = [r for path in paths for r in way_eeg_gal.read(path, {"eeg": EEG})]
     assert [(r.subject, r.trial) for r in found] == [("P2", "S1"), ("P2", "S2"), ("P10", "S1")]
-    assert found[0].rate == {"eeg": 500} and np.isnan(found[0].arousal) and np.isnan(found[0].valence)
+    assert found[0].rate == {"eeg": 500} and found[0].ratings == {}
     expected = signal[:, [WAY_NAMES.index(name) for name in EEG]].T / 10
     np.testing.assert_allclose(found[0].signals["eeg"], expected, rtol=1e-14)
 
@@ -155,8 +159,19 @@ def test_dreamer(tmp_path):
             expected = person["eeg"][clip][:, [DREAMER_COLUMNS.index(name) for name in EEG]].T
             np.testing.assert_array_equal(recording.signals["eeg"], expected)
             np.testing.assert_array_equal(recording.signals["ecg"], person["ecg"][clip][:, column : column + 1].T)
-            assert (recording.arousal, recording.valence) == (person["arousal"][clip], person["valence"][clip])
+            rated = {"arousal": person["arousal"][clip], "valence": person["valence"][clip], "dominance": 3}
+            assert recording.ratings == rated
     assert len(list(dreamer.read(path, ECG))) == 36
+
+
+def test_a_dreamer_file_without_dominance(tmp_path):
+    write_dreamer(tmp_path / "DREAMER.mat", subjects=1)
+    whole = loadmat(tmp_path / "DREAMER.mat")["DREAMER"]
+    person = {name: whole["Data"][0, 0][0, 0][name][0, 0] for name in ("EEG", "ECG", "ScoreArousal", "ScoreValence")}
+    rates = {name: whole[name][0, 0] for name in ("EEG_SamplingRate", "ECG_SamplingRate")}
+    savemat(tmp_path / "DREAMER.mat", {"DREAMER": {"Data": cell([person], column=False), **rates}})
+    first, *_ = dreamer.read(tmp_path / "DREAMER.mat", ECG)
+    assert "dominance" not in first.ratings and first.ratings["arousal"] == person["ScoreArousal"][0, 0]
 
 
 # ---- PsPM -----------------------------------------------------------------------------------------------------------
@@ -205,6 +220,113 @@ def test_without_h5py_one_line_says_what_to_install(tmp_path, monkeypatch):
         only(pspm, tmp_path, ECG)
 
 
+# ---- MAT 5 ----------------------------------------------------------------------------------------------------------
+
+
+def plain(value):
+    """What SciPy loaded, in the objects of datasets/mat.py."""
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "OVU":
+        return value
+    if value.dtype.kind == "U" and value.size < 2:
+        return "".join(value.ravel())
+    if value.dtype.kind == "U":
+        return value
+    names = value.dtype.names
+    items = [{name: plain(item[name]) for name in names} if names else plain(item) for item in value.ravel()]
+    if names and len(items) == 1:
+        return items[0]
+    return cell(items).reshape(value.shape) if items else np.empty(value.shape, object)
+
+
+def assert_same(found, expected):
+    assert type(found) is type(expected), (found, expected)
+    if isinstance(found, dict):
+        assert found.keys() == expected.keys()
+        for name in found:
+            assert_same(found[name], expected[name])
+    elif isinstance(found, np.ndarray):
+        assert found.shape == expected.shape
+        if found.dtype == object:
+            for one, other in zip(found.ravel(), expected.ravel()):
+                assert_same(one, other)
+        else:
+            assert found.dtype.kind == expected.dtype.kind and found.dtype.itemsize == expected.dtype.itemsize
+            np.testing.assert_array_equal(found, expected)
+    else:
+        assert found == expected
+
+
+def everything():
+    """Every kind of value that is read, in every type of number."""
+    numbers = {f"x{kind}": np.arange(6).reshape(2, 3).astype(kind) for kind in "i1 u1 i2 u2 i4 u4 i8 u8 f4 f8".split()}
+    people = np.array([[(1.5, "a"), (2.5, "bc"), (np.nan, "")]], [("age", object), ("name", object)])
+    nested = cell([numbers, cell([np.ones((0, 4)), "text", np.array(["two ", "rows"])]), {"deep": {"er": people}}])
+    return {**numbers, "z": np.array([[1 + 2j, 3]]), "cube": np.arange(24.0).reshape(2, 3, 4), "nested": nested}
+
+
+@pytest.mark.parametrize("options", [{}, {"do_compression": True}])
+def test_mat_5_equals_scipy(tmp_path, options):
+    savemat(tmp_path / "x.mat", everything(), **options)
+    found, expected = read_mat(tmp_path / "x.mat", list(everything())), loadmat(tmp_path / "x.mat")
+    for name in everything():
+        assert_same(found[name], plain(expected[name]))
+
+
+def test_mat_5_equals_scipy_on_files_that_matlab_wrote():
+    """SciPy's own test files: versions 5 to 7.4, both orders of bytes, compressed or not."""
+    folder, compared = Path(scipy.io.matlab.__file__).parent / "tests" / "data", 0
+    if not folder.exists():
+        pytest.skip("SciPy is installed without its test files")
+    unlike = ("nasty_duplicate_fieldnames.mat", "test_empty_struct.mat")  # where SciPy has objects of its own
+    for path in sorted(folder.glob("*.mat")):
+        if path.read_bytes()[124:128] not in (b"\x00\x01IM", b"\x01\x00MI") or path.name in unlike:
+            continue
+        try:
+            expected = loadmat(path)
+        except Exception:  # damaged for SciPy's tests
+            continue
+        names = [name for name in expected if not name.startswith("__")]
+        found = read_mat(path, names)
+        for name in names:
+            if found.get(name) is not None:  # no function, object or sparse matrix
+                assert_same(found[name], plain(expected[name]))
+                compared += 1
+    assert compared > 50
+
+
+def test_two_thousand_lies_in_a_mat_5(tmp_path):
+    """Wrong bits and wrong numbers anywhere: read or refused at once (SciPy may crash)."""
+    path, random = tmp_path / "x.mat", np.random.default_rng(0)
+    savemat(path, everything())
+    whole = path.read_bytes()
+    for number in range(2000):
+        content = bytearray(whole)
+        for place in random.integers(128, len(whole), random.integers(1, 6)):
+            if random.integers(2):
+                content[place] ^= 1 << random.integers(8)
+            else:
+                lie = random.choice([0, 1, 4, 14, 15, 10**6, 2**31 - 1, 2**31, 2**32 - 1])
+                content[place - place % 4 : place - place % 4 + 4] = int(lie).to_bytes(4, "little")
+        path.write_bytes(content)
+        started = time.process_time()
+        try:
+            read_mat(path, list(everything()))
+        except ValueError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+        assert time.process_time() - started < 2, number
+
+
+def test_variables_that_nobody_wants_are_no_reason_to_refuse(tmp_path):
+    """A sparse matrix beside the data, and spare bytes behind a compressed variable."""
+    savemat(tmp_path / "x.mat", {"sparse": coo_array(np.eye(3)), "x": np.arange(9.0)}, do_compression=True)
+    content = (tmp_path / "x.mat").read_bytes()
+    np.testing.assert_array_equal(read_mat(tmp_path / "x.mat", ["x"])["x"], np.arange(9.0)[None])
+    size = int.from_bytes(content[132:136], "little")
+    spare = content[:132] + (size + 8).to_bytes(4, "little") + content[136 : 136 + size] + b"\0" * 8
+    (tmp_path / "x.mat").write_bytes(spare + content[136 + size :])
+    np.testing.assert_array_equal(read_mat(tmp_path / "x.mat", ["x"])["x"], np.arange(9.0)[None])
+
+
 # ---- a user's own recordings ----------------------------------------------------------------------------------------
 
 
@@ -218,7 +340,8 @@ def test_folder_of_edf_and_bdf(tmp_path):
     assert [path.name for path in paths] == ["recordings.csv", "two.bdf", "one.edf"]
     two, one = (r for path in paths for r in folder.read(path, {"eeg": ["F8", "F7"], "ecg": ["ECG"]}))
     assert (one.subject, one.trial, one.video, two.subject, two.trial) == ("Ann", "one", "", "Bob", "two")
-    assert two.arousal == 7.5 and np.isnan([one.arousal, one.valence, two.valence]).all()
+    assert two.ratings["arousal"] == 7.5
+    assert np.isnan([one.ratings["arousal"], one.ratings["valence"], two.ratings["valence"]]).all()
     for recording, bits in ((one, 16), (two, 24)):
         step = np.ptp(signal, axis=1).max() / 2**bits
         assert recording.rate == {"eeg": 160, "ecg": 160}
@@ -264,7 +387,7 @@ def test_a_list_as_excel_writes_it(tmp_path):
 
 def test_a_list_in_another_encoding(tmp_path):
     (tmp_path / "recordings.csv").write_bytes("file,subject\na.edf,Zoé\n".encode("latin-1"))
-    with pytest.raises(ValueError, match="recordings.csv: expected text in UTF-8"):
+    with pytest.raises(ValueError, match="recordings.csv: expected CSV in UTF-8"):
         folder.sources(tmp_path)
 
 
@@ -274,7 +397,7 @@ def test_folder_rows_of_one_subject_are_brought_together(tmp_path):
     rows = [f"{i}.edf,{'AB'[i % 2]},trial {i},film,{i + 1},{9 - i}" for i in range(4)]
     write_list(tmp_path, "file,subject,trial,video,arousal,valence", *rows)
     found = [r for path in folder.sources(tmp_path) for r in folder.read(path, ECG)]
-    assert [(r.subject, r.trial, r.video, r.arousal, r.valence) for r in found] == [
+    assert [(r.subject, r.trial, r.video, r.ratings["arousal"], r.ratings["valence"]) for r in found] == [
         ("A", "trial 0", "film", 1, 9), ("A", "trial 2", "film", 3, 7),
         ("B", "trial 1", "film", 2, 8), ("B", "trial 3", "film", 4, 6),
     ]  # fmt: skip

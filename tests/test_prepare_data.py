@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 from scipy import signal as sp
 
-import prepare_data
-from datasets import Recording
+import paper
+from datasets import Recording, amigos, eegmat
 from layouts import write_list
+from prepare_data import parse_flags, resolve
+from prepared import ROOT, edit_manifest
+from preparing import cutting
 from protocol.segments import open_segments
 from recordings import (
     AMIGOS_COLUMNS,
@@ -25,22 +28,23 @@ from recordings import (
     write_amigos,
     write_edf,
 )
+from recordings import prepare_data as main
 
-SCRIPT = Path(prepare_data.__file__)
+SCRIPT = ROOT / "prepare_data.py"
 OLD_NAMES = "F7 F3 T3 T5 O1 O2 T6 T4 F4 F8".split()
 
 
 def prepare(*flags):
     """Run the script as a user would, and open what it wrote."""
     flags = [str(flag) for flag in flags]
-    assert prepare_data.main(flags) == 0
+    assert main(flags) == 0
     out = Path(flags[flags.index("--out") + 1])
     return open_segments(out / flags[flags.index("--dataset") + 1])
 
 
-def by_hand(signal, rate):
+def by_hand(signal, rate, low=0.8, high=50):
     """FACTS of the paper with SciPy alone: order 8, 0.8-50 Hz, there and back, 21 s of extension, then 128 Hz."""
-    sos = sp.butter(8, [0.8, 50], "bandpass", fs=rate, output="sos")
+    sos = sp.butter(8, [low, high], "bandpass", fs=rate, output="sos")
     slowest = np.abs(sp.sos2zpk(sos)[1]).max()
     extra = int(np.ceil(-20 / np.log(slowest)))
     filtered = sp.sosfiltfilt(sos, np.pad(signal, (extra, extra), "reflect", reflect_type="odd"), padtype=None)
@@ -181,16 +185,17 @@ def test_one_bad_point_costs_one_segment(tmp_path, value, rate, dataset, monkeyp
             trials[f"Subject01_{number}"] = np.stack([signal.data for signal in signals])
         trials["Subject01_1"][1, bad] = value
         rows = range(11)
-        read = prepare_data.READERS["eegmat"].read
+        read = eegmat.read
 
-        def damaged(path, *rest):
-            [recording] = read(path, *rest)
+        def damaged(path, **rest):
+            [recording] = read(path, **rest)
             if path.stem.endswith("_1"):
                 recording.signals["eeg"][1, bad] = value
             yield recording
 
-        monkeypatch.setattr(prepare_data.READERS["eegmat"], "read", damaged)
-    segments = prepare("--dataset", dataset, "--raw", raw, "--out", tmp_path / "data", "--normalise", "none")
+        monkeypatch.setattr(eegmat, "read", damaged)
+    flags = "--dataset", dataset, "--raw", raw, "--out", tmp_path / "data", "--normalise", "none"
+    segments = prepare(*flags, "--workers", 1)  # this process alone has the damaged reader
     first, second = trials
     assert segments.table["trial"].tolist() == [first, first, second, second, second]
     assert segments.table["start"].tolist() == [0, 20, 0, 10, 20]
@@ -296,6 +301,36 @@ def test_baseline_limit_length_and_ecg_side(amigos_raw, tmp_path):
     np.testing.assert_allclose(short.signals["ecg"][:14].reshape(-1), right[: 14 * 320], rtol=1e-5, atol=1e-5)
 
 
+def test_a_third_modality_has_its_own_pass_band(amigos_raw, tmp_path, monkeypatch, capsys):
+    """A line in paper.py and one in the reader; --low holds for every modality."""
+    monkeypatch.setitem(paper.MODALITIES, "eda", paper.Modality("EDA", ("GSR",), low=0.05, high=5.0, fused=False))
+    monkeypatch.setattr(amigos, "MODALITIES", ("eeg", "ecg", "eda"))
+    flags = "--dataset", "amigos", "--raw", amigos_raw, "--out"
+    segments = prepare(*flags, tmp_path / "a")
+    assert segments.manifest["channels"]["eda"] == ["GSR"] and segments.manifest["preprocessing"]["low"]["eda"] == 0.05
+    assert len(segments.table) == 5 + 5  # the trial of ten seconds is shorter than one period of 0.05 Hz
+    assert any(piece["reason"] == "finite run of eda shorter than one period of --low"
+               for piece in segments.manifest["dropped"])  # fmt: skip
+    raw = [amigos_signal(1, 4480)[:, 16], amigos_signal(2, 2688)[:, 16]]
+    expected = cut_by_hand([by_hand(signal, 128, 0.05, 5)[None] for signal in raw])[0]
+    np.testing.assert_allclose(segments.signals["eda"][:5], np.stack(expected), rtol=1e-5, atol=1e-5)
+    both = prepare(*flags, tmp_path / "b", "--modalities", "eeg", "eda", "--low", 1, "--high", 4)
+    assert both.manifest["preprocessing"]["high"] == {"eeg": 4, "eda": 4} and list(both.signals) == ["eeg", "eda"]
+    refused(capsys, "--dataset", "dreamer", "--raw", amigos_raw, "--modalities", "eda", words="holds eeg and ecg alone")
+
+
+def test_a_set_of_an_older_version_is_refused(amigos_raw, tmp_path, capsys):
+    """It had one pass-band for all; and a table of other targets cannot be used either."""
+    flags = "--dataset", "amigos", "--raw", amigos_raw, "--out", tmp_path
+    prepare(*flags)
+    table = np.load(tmp_path / "amigos" / "segments.npy")
+    np.save(tmp_path / "amigos" / "segments.npy", table[["subject", "trial", "video", "start", "arousal"]].copy())
+    refused(capsys, *flags, words="prepare the data again, with --fresh")
+    np.save(tmp_path / "amigos" / "segments.npy", table)
+    edit_manifest(tmp_path / "amigos", lambda manifest: manifest["preprocessing"].update(low=0.8, high=50.0))
+    refused(capsys, *flags, words="prepared with --low 0.8, not eeg 0.8, ecg 0.8; give --fresh to replace it")
+
+
 def test_copies_are_read_once(amigos_raw, tmp_path):
     copy = amigos_raw / "Data_Preprocessed_P03.mat"
     copy.write_bytes((amigos_raw / "Data_Preprocessed_P01.mat").read_bytes())
@@ -330,12 +365,12 @@ def test_the_same_command_again_returns_at_once(amigos_raw, tmp_path, capsys):
     prepare(*flags)
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "data" / "amigos").iterdir()}
 
-    refused(capsys, *flags, "--low", 1, words="--low 0.8, not 1.0")
+    refused(capsys, *flags, "--low", 1, words="--low eeg 0.8, ecg 0.8, not eeg 1.0, ecg 1.0; give --fresh")
     refused(capsys, *flags, "--modalities", "eeg", words="--modalities")
-    assert prepare_data.main([str(flag) for flag in (*flags, "--json")]) == 0
+    assert main([*flags, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["segments"] == 11
     segments = prepare(*flags, "--low", 1, "--fresh")
-    assert segments.manifest["preprocessing"]["low"] == 1
+    assert segments.manifest["preprocessing"]["low"] == {"eeg": 1, "ecg": 1}
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["amigos"]
 
     write_amigos(amigos_raw / "Data_Preprocessed_P01.mat", {0: (amigos_signal(9, 4480), None)})
@@ -356,9 +391,10 @@ def test_equal_bytes_from_equal_files(amigos_raw, tmp_path):
 
 def test_flags_are_the_papers(capsys):
     """FACTS: 0.8-50 Hz, order 8, 128 Hz, ten seconds, per subject, left ECG."""
-    assert prepare_data.main(["--dataset", "amigos", "--print-flags"]) == 0
+    assert main(["--dataset", "amigos", "--print-flags"]) == 0
     flags = json.loads(capsys.readouterr().out)
-    assert (flags["low"], flags["high"], flags["filter_order"], flags["rate"]) == (0.8, 50, 8, 128)
+    assert (flags["filter_order"], flags["rate"]) == (8, 128)
+    assert (flags["low"], flags["high"]) == ({"eeg": 0.8, "ecg": 0.8}, {"eeg": 50, "ecg": 50})
     assert (flags["seconds_per_segment"], flags["normalise"], flags["ecg_side"]) == (10, "subject", "left")
     assert flags["modalities"] == ["eeg", "ecg"] and flags["drop_baseline"] == 0
 
@@ -369,7 +405,7 @@ def refused(capsys, *flags, words):
     out = Path(flags[flags.index("--out") + 1]) if "--out" in flags else Path("nowhere")
     before = sorted(out.rglob("*"))
     capsys.readouterr()
-    assert prepare_data.main(flags) == 2
+    assert main(flags) == 2
     captured = capsys.readouterr()
     [line] = captured.err.splitlines()
     assert line.startswith("prepare_data.py: ") and words in line, line
@@ -484,15 +520,15 @@ def test_flags_of_the_cohort_reach_it(tmp_path):
 
 
 def test_the_shorter_modality_ends_the_trial(tmp_path):
-    flags = prepare_data.parse_flags(["--dataset", "folder"])
-    prepare_data.resolve(flags)
+    flags = parse_flags(["--dataset", "folder"])
+    resolve(flags)
     random = np.random.default_rng(0)
     signals = {"eeg": random.standard_normal((1, 128 * 25)), "ecg": random.standard_normal((1, 256 * 23))}
     rate, names = {"eeg": 128.0, "ecg": 256.0}, {"eeg": ("F7",), "ecg": ("ECG",)}
-    recording = Recording("a", "t", "v", signals, rate, names, 1.0, 1.0, tmp_path)
-    segments, starts, _, dropped, _ = prepare_data.filters.cut(recording, flags)
-    assert starts.tolist() == [0, 10] and segments["ecg"].shape == (2, 1, 1280)
-    assert dropped == [(20.0, 3.0, "shorter than a segment")]
+    recording = Recording("a", "t", "v", signals, rate, names, {}, tmp_path)
+    judged, segments = cutting.cut(recording, flags)
+    assert judged.kept() == [0, 1] and segments["ecg"].shape == (2, 1, 1280)
+    assert judged.dropped() == [{"start": 20.0, "seconds": 3.0, "reason": "shorter than a segment"}]
 
 
 def test_other_folders_are_never_replaced(amigos_raw, tmp_path, capsys):
@@ -555,7 +591,7 @@ def test_memory_does_not_grow_with_the_recordings_of_a_subject(tmp_path):
             write_edf(path, edf_signal(number, 180, 500)[:10], EEG, 500)
         code = (
             "import re, sys, prepare_data\n"
-            "assert prepare_data.main(sys.argv[1:]) == 0\n"
+            "prepare_data.main()\n"
             # getrusage would count what this process had when it was forked
             "print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])"
         )

@@ -1,10 +1,12 @@
+from itertools import groupby
+
 import edfio
 import numpy as np
 import pytest
 from scipy import signal as sp
 
 from datasets import eegmat
-from preparing import filters
+from preparing import cutting, filters, heart
 from recordings import real
 
 LOW, HIGH, ORDER = 0.8, 50, 8
@@ -62,27 +64,7 @@ def test_constant_stretches():
     signal[0, 100:200], signal[0, 500:599], signal[1, 900:] = 3, 4, 5
     expected = np.zeros((2, 1000), bool)
     expected[0, 100:200] = expected[1, 900:] = True
-    np.testing.assert_array_equal(filters.constant(signal, 100), expected)
-
-
-def test_clipping_is_counted_at_both_ends():
-    signal = np.random.default_rng(0).normal(size=(3, 5000))
-    clipped = np.clip(signal, -1.5, 1)
-    counts = filters.clipped_points(np.vstack([signal[0], clipped[1], np.full(5000, np.nan)]))
-    at_an_end = np.flatnonzero(np.abs(np.diff(clipped[1])) == 0)  # pairs; runs of three are two pairs in a row
-    assert counts[0] == counts[2] == 0 and counts[1] > 0
-    assert counts[1] == sum(n for n in stretches(clipped[1]) if n >= 3) <= 3 * len(at_an_end)
-
-
-def stretches(values):
-    """Length of each stretch of equal values, counted one by one."""
-    lengths = [1]
-    for before, value in zip(values, values[1:]):
-        if value == before:
-            lengths[-1] += 1
-        else:
-            lengths.append(1)
-    return lengths
+    np.testing.assert_array_equal(cutting.constant(signal, 100), expected)
 
 
 def test_moments_equal_numpy():
@@ -93,8 +75,8 @@ def test_moments_equal_numpy():
         moments.add(part)
     for part in parts[2:]:
         half.add(part)
-    moments.merge(half.points, half.mean.tolist(), half.squares.tolist())
-    moments.merge(0, np.zeros(3), np.zeros(3))
+    moments.merge(half)
+    moments.merge(filters.Moments(3))
     whole = np.concatenate(parts, axis=1)
     assert moments.points == whole.shape[1]
     np.testing.assert_allclose(moments.mean, whole.mean(axis=1), rtol=1e-13)
@@ -112,8 +94,8 @@ def test_beats_in_real_recordings():
     for path in eegmat.sources(real("eegmat")):
         [recording] = eegmat.read(path, {"ecg": ["ECG"], "eeg": ["O1"]})
         ecg, eeg = (ecg_at_128(recording.signals[m][0], 500) for m in ("ecg", "eeg"))
-        verdicts[path.stem] = filters.has_beats(ecg, 128)
-        assert filters.has_beats(-ecg, 128) == verdicts[path.stem]
+        verdicts[path.stem] = heart.has_beats(ecg, 128)
+        assert heart.has_beats(-ecg, 128) == verdicts[path.stem]
     assert [name for name, beats in verdicts.items() if not beats] == ["Subject20_2"]
 
 
@@ -122,7 +104,7 @@ def test_beats_in_a_half_hour_of_mitdb():
     leads = packed[:, 0] | (packed[:, 1] & 15) << 8, packed[:, 2] | (packed[:, 1] >> 4) << 8
     for lead in leads:
         lead = np.where(lead > 2047, lead - 4096, lead).astype(float)
-        assert filters.has_beats(ecg_at_128(lead, 360), 128)
+        assert heart.has_beats(ecg_at_128(lead, 360), 128)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -130,10 +112,19 @@ def test_no_beats_in_noise(seed):
     rng = np.random.default_rng(seed)
     noise, t = rng.normal(size=30000), np.arange(30000) / 500
     for signal in (noise, noise.cumsum(), np.sin(100 * np.pi * t) + 0.01 * noise, np.zeros(30000), noise[:800]):
-        assert not filters.has_beats(ecg_at_128(signal, 500), 128)
+        assert not heart.has_beats(ecg_at_128(signal, 500), 128)
 
 
 def test_real_edf_of_scalp_eeg_is_not_taken_for_an_ecg():
     edf = edfio.read_edf(real("eegmmidb", "S001", "S001R03.edf"))
-    beats = [filters.has_beats(ecg_at_128(signal.data, 160), 128) for signal in edf.signals[:64:4]]
+    beats = [heart.has_beats(ecg_at_128(signal.data, 160), 128) for signal in edf.signals[:64:4]]
     assert not any(beats)
+
+
+def test_clipping_is_counted_at_both_ends():
+    signal = np.random.default_rng(0).normal(size=(3, 5000))
+    clipped = np.clip(signal, -1.5, 1)
+    counts = cutting.clipped_points(np.vstack([signal[0], clipped[1], np.full(5000, np.nan)]))
+    at_an_end = np.flatnonzero(np.abs(np.diff(clipped[1])) == 0)  # pairs; runs of three are two pairs in a row
+    assert counts[0] == counts[2] == 0 and counts[1] > 0
+    assert counts[1] == sum(n for n in (len(list(same)) for _, same in groupby(clipped[1])) if n >= 3) <= 3 * len(at_an_end)

@@ -13,16 +13,17 @@ import edfio
 import numpy as np
 import pytest
 
-import prepare_data
+from datasets.readers import READERS
 from layouts import write_list
-from prepared import contents
-from recordings import AMIGOS_COLUMNS, EEG, amigos_signal, edf_signal, ratings, write_amigos, write_edf
+from prepared import ROOT, contents
+from preparing import cutting
+from recordings import AMIGOS_COLUMNS, EEG, amigos_signal, edf_signal, prepare_data, ratings, write_amigos, write_edf
 
 NAMES = ("eeg.npy", "ecg.npy", "segments.npy", "manifest.json")
 
 
 def command(*flags):
-    return [sys.executable, prepare_data.__file__, *map(str, flags)]
+    return [sys.executable, str(ROOT / "prepare_data.py"), *map(str, flags)]
 
 
 def written(out):
@@ -51,7 +52,7 @@ def raw(tmp_path_factory):
 @pytest.fixture(scope="module")
 def expected(raw, tmp_path_factory):
     out = tmp_path_factory.mktemp("expected")
-    assert prepare_data.main(["--dataset", "amigos", "--raw", str(raw), "--out", str(out), "--workers", "1"]) == 0
+    assert prepare_data(["--dataset", "amigos", "--raw", str(raw), "--out", str(out), "--workers", "1"]) == 0
     return written(out / "amigos")
 
 
@@ -59,15 +60,15 @@ def expected(raw, tmp_path_factory):
 @pytest.mark.parametrize("normalise", ["subject", "recording"])
 def test_any_number_of_workers_writes_the_same_bytes(raw, expected, tmp_path, workers, normalise):
     flags = ["--dataset", "amigos", "--raw", str(raw), "--normalise", normalise, "--out"]
-    assert prepare_data.main([*flags, str(tmp_path / "a"), "--workers", str(workers)]) == 0
+    assert prepare_data([*flags, str(tmp_path / "a"), "--workers", str(workers)]) == 0
     if normalise != "subject":
-        assert prepare_data.main([*flags, str(tmp_path / "b"), "--workers", "1"]) == 0
+        assert prepare_data([*flags, str(tmp_path / "b"), "--workers", "1"]) == 0
         expected = written(tmp_path / "b" / "amigos")
     assert written(tmp_path / "a" / "amigos") == expected
 
 
 def kill_after(parts, flags, partial, delay=0.0, number=signal.SIGKILL):
-    """Start the command, send it a signal once `parts` files are in its folder, and return how it ended."""
+    """Start the command, send it a signal once `parts` recordings are cut, and return how it ended."""
     # Tests that run in the background of a shell have been told to ignore Ctrl-C, which a child would inherit.
     process = subprocess.Popen(
         command(*flags),
@@ -76,34 +77,16 @@ def kill_after(parts, flags, partial, delay=0.0, number=signal.SIGKILL):
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    while process.poll() is None and len(list(partial.glob("parts/*.json"))) < parts:
+    while process.poll() is None and len(list(partial.glob("parts/*"))) < parts:
         time.sleep(0.002)
     time.sleep(delay)
     process.send_signal(number)
     out, error = process.communicate(timeout=60)
-    return process.returncode, error
-
-
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 11))])
-def test_killed_at_a_random_moment(raw, expected, tmp_path, seed, capsys):
-    draw = random.Random(seed)
-    flags = ["--dataset", "amigos", "--raw", raw, "--out", tmp_path, "--workers", draw.choice([1, 2])]
-    code, _ = kill_after(draw.randint(3, 45), flags, tmp_path / ".amigos.partial", draw.uniform(0, 0.05))
-    finished = (tmp_path / "amigos").exists()
-    assert code == -signal.SIGKILL or (finished and code == 0)
-    assert prepare_data.main([str(flag) for flag in flags]) == 0
-    assert finished or "recordings were done by an earlier call" in capsys.readouterr().out
-    assert written(tmp_path / "amigos") == expected
-    assert [path.name for path in tmp_path.iterdir()] == ["amigos"]
-
-
-def test_a_killed_run_leaves_no_worker_behind(raw, tmp_path):
-    flags = ["--dataset", "amigos", "--raw", raw, "--out", tmp_path, "--workers", 2]
-    kill_after(5, flags, tmp_path / ".amigos.partial")
+    # No worker is left behind.
     for _ in range(100):
-        left = [pid for pid in os.listdir("/proc") if pid.isdigit() and str(tmp_path).encode() in cmdline(pid)]
+        left = [pid for pid in os.listdir("/proc") if pid.isdigit() and str(partial.parent).encode() in cmdline(pid)]
         if not left:
-            return
+            return process.returncode, error
         time.sleep(0.05)
     pytest.fail(f"processes {left} are still there")
 
@@ -116,93 +99,41 @@ def cmdline(pid):
         return b""
 
 
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 11))])
+def test_killed_at_a_random_moment(raw, expected, tmp_path, seed):
+    draw = random.Random(seed)
+    flags = ["--dataset", "amigos", "--raw", raw, "--out", tmp_path, "--workers", draw.choice([1, 2])]
+    code, _ = kill_after(draw.randint(3, 40), flags, tmp_path / ".amigos.partial", draw.uniform(0, 0.05))
+    assert code == -signal.SIGKILL or ((tmp_path / "amigos").exists() and code == 0)
+    assert prepare_data(flags) == 0
+    assert written(tmp_path / "amigos") == expected
+    assert [path.name for path in tmp_path.iterdir()] == ["amigos"]
+
+
 def test_interrupted_by_the_keyboard(raw, expected, tmp_path):
     flags = ["--dataset", "amigos", "--raw", raw, "--out", tmp_path, "--workers", 2]
     code, error = kill_after(5, flags, tmp_path / ".amigos.partial", number=signal.SIGINT)
     assert code == 130 and error.splitlines()[-1] == "prepare_data.py: interrupted; the same command goes on from here"
-    assert "Traceback" not in error and not (tmp_path / "amigos").exists()
-    assert prepare_data.main([str(flag) for flag in flags]) == 0
+    assert "Traceback" not in error and not list(tmp_path.iterdir())
+    assert prepare_data(flags) == 0
     assert written(tmp_path / "amigos") == expected
 
 
-def test_a_killed_worker_ends_in_one_line_and_loses_nothing(raw, expected, tmp_path, capsys, monkeypatch):
-    flags = ["--dataset", "amigos", "--raw", str(raw), "--out", str(tmp_path)]
-    cut = prepare_data.filters.cut
+def test_a_killed_worker_ends_in_one_line(raw, tmp_path, capsys, monkeypatch):
+    cut = cutting.cut
 
     def kill(recording, given):
         return os.kill(os.getpid(), 9) if recording.subject == "P05" else cut(recording, given)
 
-    monkeypatch.setattr(prepare_data.filters, "cut", kill)
-    assert prepare_data.main([*flags, "--workers", "2"]) == 2
+    monkeypatch.setattr(cutting, "cut", kill)
+    assert prepare_data(["--dataset", "amigos", "--raw", str(raw), "--out", str(tmp_path), "--workers", "2"]) == 2
     [line] = capsys.readouterr().err.splitlines()
-    assert "a worker was killed" in line and "fewer --workers" in line
-    monkeypatch.undo()
-    assert prepare_data.main([*flags, "--workers", "1"]) == 0
-    assert "were done by an earlier call" in capsys.readouterr().out
-    assert written(tmp_path / "amigos") == expected
-
-
-def test_what_was_done_with_other_flags_or_for_other_bytes_is_not_used(raw, expected, tmp_path, capsys):
-    flags = ["--dataset", "amigos", "--raw", str(raw), "--out", str(tmp_path)]
-    kill_after(12, [*flags, "--low", "2"], tmp_path / ".amigos.partial")
-    assert prepare_data.main(flags) == 0
-    assert "earlier call" not in capsys.readouterr().out
-    assert written(tmp_path / "amigos") == expected
-    flags[-1] = str(tmp_path / "fresh")
-    kill_after(12, flags, tmp_path / "fresh" / ".amigos.partial")
-    assert prepare_data.main([*flags, "--fresh"]) == 0
-    assert "earlier call" not in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("stop", [1, 2])
-def test_what_was_done_for_a_file_that_changed_is_not_used(tmp_path, monkeypatch, stop):
-    """Interrupted within the first file, and after it."""
-    for subject in (1, 2):
-        videos = {v: (amigos_signal(10 * subject + v, 1500), ratings(2, v + 1)) for v in range(2)}
-        write_amigos(tmp_path / "raw" / f"Data_Preprocessed_P0{subject}.mat", videos)
-    flags = ["--dataset", "amigos", "--raw", str(tmp_path / "raw"), "--workers", "1", "--out"]
-    cut, count = prepare_data.filters.cut, [0]
-
-    def interrupt(recording, given):
-        count[0] += 1
-        if count[0] > stop:
-            raise KeyboardInterrupt
-        return cut(recording, given)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(prepare_data.filters, "cut", interrupt)
-        assert prepare_data.main([*flags, str(tmp_path / "stopped")]) == 130
-    corrected = {v: (amigos_signal(77 + v, 2800), ratings(2, v + 1)) for v in range(2)}
-    write_amigos(tmp_path / "raw" / "Data_Preprocessed_P01.mat", corrected)
-    for out in ("stopped", "anew"):
-        assert prepare_data.main([*flags, str(tmp_path / out)]) == 0
-    assert written(tmp_path / "stopped" / "amigos") == written(tmp_path / "anew" / "amigos")
-
-
-def test_what_was_done_under_another_list_is_not_used(tmp_path, monkeypatch):
-    for seed, name in enumerate("ab"):
-        write_edf(tmp_path / "raw" / f"{name}.edf", edf_signal(seed, 25, 160), [*EEG, "ECG"], 160)
-    write_list(tmp_path / "raw", "file,subject,arousal", "a.edf,A,1", "b.edf,B,2")
-    flags = ["--dataset", "folder", "--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "data"), "--workers", "1"]
-    cut = prepare_data.filters.cut
-
-    def interrupt(recording, given):
-        if recording.subject == "B":
-            raise KeyboardInterrupt
-        return cut(recording, given)
-
-    monkeypatch.setattr(prepare_data.filters, "cut", interrupt)
-    assert prepare_data.main(flags) == 130
-    monkeypatch.undo()
-    write_list(tmp_path / "raw", "file,subject,arousal", "a.edf,C,7", "b.edf,B,2")
-    assert prepare_data.main(flags) == 0
-    table = np.load(tmp_path / "data" / "folder" / "segments.npy")
-    assert table[["subject", "arousal"]].tolist() == [("C", 7), ("C", 7), ("B", 2), ("B", 2)]
+    assert "a worker was killed" in line and "fewer --workers" in line and not list(tmp_path.iterdir())
 
 
 def test_interrupted_while_it_replaces_a_set_the_old_one_is_there(raw, expected, tmp_path, monkeypatch):
     flags = ["--dataset", "amigos", "--raw", str(raw), "--out", str(tmp_path)]
-    assert prepare_data.main([*flags, "--low", "2"]) == 0
+    assert prepare_data([*flags, "--low", "2"]) == 0
     old, rename = written(tmp_path / "amigos"), Path.rename
 
     def interrupt(path, target):
@@ -211,10 +142,10 @@ def test_interrupted_while_it_replaces_a_set_the_old_one_is_there(raw, expected,
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", interrupt)
-    assert prepare_data.main([*flags, "--fresh"]) == 130
+    assert prepare_data([*flags, "--fresh"]) == 130
     monkeypatch.undo()
     assert written(tmp_path / ".amigos.replaced") == old
-    assert prepare_data.main([*flags, "--fresh"]) == 0
+    assert prepare_data([*flags, "--fresh"]) == 0
     assert written(tmp_path / "amigos") == expected and [path.name for path in tmp_path.iterdir()] == ["amigos"]
 
 
@@ -225,7 +156,7 @@ def test_an_error_in_a_worker_is_the_first_in_the_order_of_the_files(raw, tmp_pa
         (copy / path.name).write_bytes(path.read_bytes()[: 300 if path.stem[-1] in "47" else None])
     for workers in ("1", "2", "4"):
         flags = ["--dataset", "amigos", "--raw", str(copy), "--out", str(tmp_path / "data"), "--workers", workers]
-        assert prepare_data.main(flags) == 2
+        assert prepare_data(flags) == 2
         [line] = capsys.readouterr().err.splitlines()
         assert "P04.mat" in line and not list((tmp_path / "data").iterdir())
 
@@ -299,23 +230,23 @@ FAULTS = {
 def test_check_reports_every_fault_and_changes_nothing(faulty, tmp_path, capsys, workers):
     before = contents(tmp_path), {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     flags = "--dataset", "folder", "--raw", faulty, "--out", tmp_path / "data", "--workers", workers
-    assert prepare_data.main([str(flag) for flag in (*flags, "--check")]) == 2
+    assert prepare_data([*flags, "--check"]) == 2
     out, error = capsys.readouterr()
     assert before == (contents(tmp_path), {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")})
     assert "9 problems would stop the preparation" in error
     for name, words in FAULTS.items():
         assert any(name in line and words in line for line in out.splitlines()), (name, out)
-    assert prepare_data.main([str(flag) for flag in (*flags, "--check", "--json")]) == 2
+    assert prepare_data([*flags, "--check", "--json"]) == 2
     assert len(json.loads(capsys.readouterr().out)["problems"]) == 10
 
 
 @pytest.mark.parametrize("more", [[], ["--drop-unusable-ecg"]])
 def test_check_foretells_what_is_kept(raw, tmp_path, capsys, more):
     flags = ["--dataset", "amigos", "--raw", str(raw), "--out", str(tmp_path), "--json", *more]
-    assert prepare_data.main([*flags, "--check"]) == 0
+    assert prepare_data([*flags, "--check"]) == 0
     check = json.loads(capsys.readouterr().out)
     assert not list(tmp_path.iterdir())
-    assert prepare_data.main(flags) == 0
+    assert prepare_data(flags) == 0
     counts = json.loads(capsys.readouterr().out)
     manifest = json.loads((tmp_path / "amigos" / "manifest.json").read_text())
     assert (check["segments"], check["hours"]) == (counts["segments"], counts["hours"])
@@ -324,18 +255,18 @@ def test_check_foretells_what_is_kept(raw, tmp_path, capsys, more):
     size = sum((tmp_path / "amigos" / name).stat().st_size for name in ("eeg.npy", "ecg.npy"))
     assert check["bytes"] == size - 2 * 128  # without the headers
     [problem] = check["problems"]
-    assert "P09.mat: the same bytes as" in problem and check["seconds"] > 0
+    assert "P09.mat has the same bytes as" in problem
 
 
 def test_list_names_every_set(capsys):
-    assert prepare_data.main(["--list"]) == 0
+    assert prepare_data(["--list"]) == 0
     out = capsys.readouterr().out
-    for name in prepare_data.READERS:
+    for name in READERS:
         assert f"{name}: " in out
     assert out.count("https://") + out.count("http://") >= 8
 
 
 def test_without_a_set_one_line_says_which_there_are(capsys):
-    assert prepare_data.main([]) == 2
+    assert prepare_data([]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert "--dataset" in line and "way_eeg_gal" in line
