@@ -1,46 +1,17 @@
-"""A run as evaluate.py has read it: the predictions of each row, what they score, and how rows and runs differ.
-
-A row is what a folder and a file name say of a model: `eeg-random-fraction0.1` was fine-tuned from random weights on a
-tenth of the labels.
-"""
+"""A run as evaluate.py has read it: the predictions of each model, what they score, and how models and runs differ."""
 
 import argparse
-import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+from tqdm import tqdm
 
-import paper
-from analysis import scores
+from analysis import reading, scores
+from paper import FUSED, MODALITIES, TARGETS
 from protocol import folds
+from protocol.records import Model
+from protocol.run import Run
 
-MODELS = {  # folder of the predictions -> how its row is called
-    "eeg": "EEG",
-    "ecg": "ECG",
-    "fused": "Fused",
-    "fused-crossfit": "Fused, cross-fitted",
-    "classical-eeg": "Classical EEG",
-    "classical-ecg": "Classical ECG",
-    "classical-both": "Classical both",
-    "amigos-eeg": "AMIGOS EEG",
-    "amigos-ecg": "AMIGOS ECG",
-    "amigos-gsr": "AMIGOS GSR",
-    "amigos-fused": "AMIGOS fused",
-}
-PRIORS = {"majority": "Majority class", "subject-prior": "Subject prior", "video-prior": "Video prior"}
-RULES = {"mean": "Mean of both", "maximum": "Maximum of both", "vote": "Vote of both"}
-# What follows the folder of a row: target, then (2) the rest: random start, frozen, shuffled, fraction, other data set.
-SUFFIX = (
-    r"(?P<suffix>(?P<random>-random)?(?P<frozen>-frozen)?(?P<shuffled>-shuffled)?"
-    r"(-fraction(?P<share>[\d.e-]+))?(@(?P<other>.+))?)"
-)
-VARIANT = re.compile(rf"(?P<target>arousal|valence){SUFFIX}")
-Z_SCORE = {
-    "subject": "subject's mean and SD, test included",
-    "recording": "recording's mean and SD, test included",
-    "segment": "each segment's own mean and SD",
-    "none": "nothing",
-}
 THRESHOLD = {
     "global": "mean of all trials, test included",
     "subject": "subject's mean, test included",
@@ -51,57 +22,85 @@ TESTS = ("t", "corrected", "sign_flip")
 
 @dataclass
 class Evaluated:
-    """A run, its rows (name -> target -> PREDICTIONS) and what they score (name -> target -> summaries)."""
+    """A run, the predictions of its models, and all that was computed of them."""
 
-    run: folds.Run
+    run: Run
     parts: dict  # (fold, target) -> labels (n,), rated training rows, rated test rows
-    rows: dict
-    summaries: dict
-    notes: list
-    args: argparse.Namespace  # bootstrap, permutations, seed, details, json
+    models: dict  # Model -> target -> scores.PREDICTIONS
+    notes: list[str]
+    args: argparse.Namespace  # bootstrap, permutations, seed, details, json, report
+    summaries: dict = field(default_factory=dict)  # Model -> target -> `summarise`
     tests: dict = field(default_factory=dict)  # title -> comparisons
     protocols: list = field(default_factory=list)  # differences from other runs
 
     @property
+    def details(self) -> bool:
+        """Whether more is asked for than evaluate.py prints by itself."""
+        return self.args.details or self.args.json or self.args.report
+
+    @property
     def is_amigos(self) -> bool:
+        """Whether the paper's numbers may stand beside these."""
         return self.run.data.manifest["dataset"] == "amigos" and not self.run.data.manifest["simulated"]
 
     @property
     def targets(self) -> list[str]:
-        """Those that a model predicts; on AMIGOS all, for they have the paper's numbers beside them."""
-        found = {target for of_target in self.rows.values() for target in of_target}
-        return [target for target in paper.TARGETS if target in found or self.is_amigos]
+        """The targets that a model predicts; on AMIGOS all, for they have the paper's numbers beside them."""
+        found = {target for of_target in self.models.values() for target in of_target}
+        return [target for target in TARGETS if target in found or self.is_amigos]
 
-    def ratio(self, row: str, target: str) -> float:
+    @property
+    def main(self) -> list[Model]:
+        """The models that are no control: trained on all true labels, not frozen, tested on the run's own data."""
+        return [model for model in self.models if model.family in reading.SCRIPTS and not model.is_variant]
+
+    @property
+    def controls(self) -> list[Model]:
+        """The frozen models, those of shuffled labels or of a share of them, and the tests on other sets."""
+        return [model for model in self.models if model.is_variant]
+
+    @property
+    def bases(self) -> list[Model]:
+        """The pre-trained models of the paper: one of each modality, and the fused one."""
+        return [*(Model("network", (name,)) for name in MODALITIES), self.fused()]
+
+    def fused(self, init: str = "pretrained") -> Model:
+        """The fused model of this run, which may have fewer modalities than would be fused today."""
+        wanted = Model("fusion", FUSED, init=init)
+        return next((model for model in self.models if replace(model, modalities=FUSED) == wanted), wanted)
+
+    def baseline(self, family: str, model: Model) -> Model:
+        """The classical or AMIGOS model of the same modality, or of several; an empty model where there is none."""
+        folder = Model(family, model.modalities).folder
+        return next((each for each in self.main if each.folder == folder), Model(family))
+
+    def ratio(self, model: Model, target: str) -> float:
         """Test to training segments of a fold; validation segments teach nothing and are not counted."""
         found = [len(test) / len(train) for (_, of), (_, train, test) in self.parts.items() if of == target]
-        return float(np.mean(found)) / fraction(row)
+        return float(np.mean(found)) / model.label_fraction
 
-    def summarise(self, row: str, target: str) -> dict:
-        """The summary of a row's segments and, with details, of its trials."""
-        predictions, args = self.rows[row][target], self.args
-        settings = self.run.settings["n_folds"], self.ratio(row, target), args.bootstrap, args.seed
-        summary = scores.summarise(predictions, *settings)
-        if "@" in row:  # all folds are tested on one set, so that their spread says little
+    def summarise(self, model: Model, target: str) -> dict:
+        """The summary of a model's test segments."""
+        about = self.run.settings["n_folds"], self.ratio(model, target), self.args.bootstrap, self.args.seed
+        summary = scores.summarise(self.models[model][target], *about)
+        if model.tested_on:  # all folds are tested on one set, so that their spread says little
             for score in scores.SCORES:
                 summary[score]["interval"] = summary[score]["corrected"] = np.nan
-        if self.args.details or self.args.json:
-            summary["per_trial"] = scores.summarise(scores.per_trial(predictions), *settings)
         return summary
 
-    def compare(self, title: str, pairs: list[tuple[str, str]], of_scores) -> list[dict]:
-        """Differences of pairs of rows, by target and score, their P values adjusted for all of them together."""
+    def compare(self, title: str, pairs: list[tuple[Model, Model]], of_scores) -> list[dict]:
+        """The differences of pairs of models, by target and score, their P values adjusted for all of them together."""
         found = []
-        for first, second in pairs:
-            for target in paper.TARGETS:
-                if target not in self.rows.get(first, {}) or target not in self.rows.get(second, {}):
+        for pair in pairs:
+            for target in TARGETS:
+                if not all(target in self.models.get(model, {}) for model in pair):
                     continue
-                one, other = self.rows[first][target], self.rows[second][target]
-                ratio = max(self.ratio(row, target) for row in (first, second))
-                args = self.args.bootstrap, self.args.permutations, self.args.seed
+                both = [self.models[model][target] for model in pair]
+                ratio = max(self.ratio(model, target) for model in pair)
+                args = ratio, self.args.bootstrap, self.args.permutations, self.args.seed
                 for score in of_scores:
-                    about = {"first": first, "second": second, "target": target, "score": score}
-                    found.append({**about, **scores.compare(one, other, score, ratio, *args)})
+                    about = {"first": pair[0], "second": pair[1], "target": target, "score": score}
+                    found.append({**about, **scores.compare(*both, score, *args)})
         for test in TESTS:
             for each, adjusted in zip(found, scores.holm([each[test] for each in found])):
                 each[f"{test}_holm"] = float(adjusted)
@@ -109,78 +108,64 @@ class Evaluated:
             self.tests[title] = found
         return found
 
-    def per_subject(self) -> dict:
-        """row -> target -> subject -> scores; on another data set its subjects are numbers."""
-        names = np.unique(self.run.data.table["subject"])
-        found = {}
-        for row, targets in self.rows.items():
-            for target, predictions in targets.items():
-                of_subject = scores.per_subject(predictions)
-                if "@" not in row:
-                    of_subject = {str(names[subject]): each for subject, each in of_subject.items()}
-                found.setdefault(name_of(row), {})[target] = of_subject
-        return found
+    def compare_runs(self, other: "Evaluated", model: Model, target: str, score: str) -> dict | None:
+        """The model's score here minus that in another run of the same data; None where one of the two has none.
 
-    def compare_runs(self, other: "Evaluated", row: str, target: str, score: str) -> dict | None:
-        """The row's score here minus that in another run of the same data; None where either has none.
-
-        Of two runs with the same folds, over the folds of both."""
-        if target not in self.rows[row] or target not in other.rows[row]:
+        Runs with the same folds are compared over the folds that both predict.
+        """
+        if target not in self.models[model] or target not in other.models[model]:
             return None
-        pair = [each.rows[row][target] for each in (self, other)]
-        complete = not any(each.summaries[row][target]["missing"] for each in (self, other))
+        pair = [each.models[model][target] for each in (self, other)]
         if self.run.identity["folds_sha256"] == other.run.identity["folds_sha256"]:
-            common, complete = np.intersect1d(pair[0]["fold"], pair[1]["fold"]), True
+            common = np.intersect1d(pair[0]["fold"], pair[1]["fold"])
             pair = [each[np.isin(each["fold"], common)] for each in pair]
             if not len(common):
                 return None
-        means = [float(np.nanmean(scores.by_fold(each, score))) for each in pair]
-        found = {
-            "minus": str(other.run.folder),
-            "row": name_of(row),
-            "target": target,
-            "score": score,
-            "complete": complete,
-            "difference": means[0] - means[1],
-            "bootstrap": scores.bootstrap_difference(*pair, score, self.args.bootstrap, self.args.seed),
-        }
-        self.protocols.append(found)
-        return found
+        one, second = (float(np.nanmean(scores.by_fold(each, score))) for each in pair)
+        about = {"minus": str(other.run.folder), "model": model.label, "target": target, "score": score}
+        interval = scores.bootstrap(pair[0], score, self.args.bootstrap, self.args.seed, pair[1])
+        self.protocols.append({**about, "difference": one - second, "bootstrap": interval})
+        return self.protocols[-1]
 
     def as_json(self) -> dict:
-        settings, manifest = self.run.settings, self.run.data.manifest
+        """All of it as --json prints it, models by their labels."""
+        names = np.unique(self.run.data.table["subject"])  # another set's subjects stay numbers
+        subjects = {model: None if model.tested_on else names for model in self.models}
         return {
-            "run": settings,
+            "run": self.run.settings,
             "folder": str(self.run.folder),
-            "simulated": manifest["simulated"],
+            "simulated": self.run.data.manifest["simulated"],
             "transfer": transfer(self),
-            "table": {name_of(row): self.summaries[row] for row in self.summaries},
-            "per_subject": self.per_subject(),
-            "tests": self.tests,
+            "table": {model.label: summary for model, summary in self.summaries.items()},
+            "per_subject": {
+                model.label: {target: scores.per_subject(each, subjects[model]) for target, each in found.items()}
+                for model, found in self.models.items()
+            },
+            "tests": {
+                title: [{**each, "first": each["first"].label, "second": each["second"].label} for each in found]
+                for title, found in self.tests.items()
+            },
             "protocols": self.protocols,
             "notes": self.notes,
         }
 
 
-def fraction(row: str) -> float:
-    """The share of the training labels that a row was trained on."""
-    return float(row.split("@")[0].partition("-fraction")[2] or 1)
-
-
-def name_of(row: str) -> str:
-    """How a row is called: `eeg-random-fraction0.1` is "EEG, no pre-training, 10 % of labels"."""
-    known = {**MODELS, **PRIORS, **RULES}
-    model = max((model for model in known if row.startswith(model)), key=len)
-    variant = re.fullmatch(SUFFIX, row[len(model) :])
-    words = {
-        known[model]: True,
-        "no pre-training": variant["random"],
-        "frozen": variant["frozen"],
-        "shuffled labels": variant["shuffled"],
-        f"{100 * float(variant['share'] or 1):g} % of labels": variant["share"],
-        f"on {variant['other']}": variant["other"],
-    }
-    return ", ".join(word for word, said in words.items() if said)
+def evaluate(run: Run, args: argparse.Namespace) -> Evaluated:
+    """Read the predictions of a run and score every model; ValueError where there are none, or they do not fit it."""
+    parts = reading.rated_parts(run)
+    models, notes = reading.read_models(run, parts)
+    if not models:
+        raise ValueError("; ".join([f"{run.folder}: no predictions yet; run finetune.py and fuse.py first", *notes]))
+    targets = {target for of_target in models.values() for target in of_target}
+    rules, left_out = reading.fusion_rules(models)
+    models = {**reading.priors(run, parts, targets), **models, **rules}
+    done = Evaluated(run, parts, models, notes + left_out, args)
+    for model in tqdm(models, desc=f"scoring {run.folder}", unit="model", disable=None, leave=False):
+        done.summaries[model] = {target: done.summarise(model, target) for target in models[model]}
+        for target, summary in done.summaries[model].items():
+            if (missing := summary["missing"]) and model.family in reading.SCRIPTS:
+                done.notes.append(f"{model.label}, {target}: no predictions of fold {' '.join(map(str, missing))}")
+    return done
 
 
 def transfer(evaluated: Evaluated) -> dict:
@@ -195,11 +180,12 @@ def transfer(evaluated: Evaluated) -> dict:
         for name, group in groups.items()
     }
     normalise, threshold = run.data.manifest["preprocessing"].get("normalise"), run.settings["threshold"]
+    saw_test = normalise in ("subject", "recording")
     return {
         "unit": run.settings["split"],
         **shared,
-        "z_score": Z_SCORE.get(normalise, f"unknown: {normalise}"),
-        "z_score_saw_test": normalise in ("subject", "recording") if normalise in Z_SCORE else None,
+        "z_score": f"{normalise}, test included" if saw_test else str(normalise),
+        "z_score_saw_test": saw_test,
         "threshold": THRESHOLD.get(threshold, f"{threshold}, fixed"),
         "threshold_saw_test": threshold in ("global", "subject"),
     }

@@ -3,18 +3,16 @@
 Signals of prepared sets are z-scored per subject and channel, so a band power says how strong the band is relative to
 the same subject's whole recording, and nothing in microvolts. A linear model gets nothing from an asymmetry that the
 two powers do not hold, but regularisation then favours it over other differences.
+
+FEATURES lists the modalities that have such features. A new modality needs a function here, and its line there.
 """
 
 import re
-from pathlib import Path
 
 import numpy as np
 from scipy import signal as sp
-from tqdm import tqdm
 
-from common.files import sha256_of_file
-from datasets import amigos
-from preparing.filters import LONGEST_BEAT, SHORTEST_BEAT, bursts
+from preparing.heart import LONGEST_BEAT, SHORTEST_BEAT, bursts
 
 BANDS = {"delta": (1, 4), "theta": (4, 8), "alpha": (8, 13), "beta": (13, 30), "gamma": (30, 45)}  # Hz; assumed
 WELCH_SECONDS = 2  # assumed
@@ -23,10 +21,11 @@ HEART = ("heart rate", "mean interval", "SD of intervals", "RMSSD", "pNN50", "sh
 
 
 def band_powers(signals: np.ndarray, rate: float, bands=BANDS.values(), seconds: float = WELCH_SECONDS) -> np.ndarray:
-    """(..., L) signals -> (..., bands) natural logarithm of the power (units squared) from low up to below high Hz.
+    """Return the natural logarithm (..., bands) of the power of `signals` (..., L), in units squared, from low up to
+    below high Hz.
 
-    Welch's method with Hann windows of `seconds`, half overlapping (assumed). Raises ValueError where the signals are
-    too short for a band to hold a frequency.
+    Welch's method is used, with Hann windows of `seconds`, half overlapping (assumed). Raises ValueError where the
+    signals are too short for a band to hold a frequency.
     """
     points = min(round(seconds * rate), signals.shape[-1])
     frequency, density = sp.welch(signals, rate, nperseg=points, axis=-1)
@@ -40,7 +39,8 @@ def band_powers(signals: np.ndarray, rate: float, bands=BANDS.values(), seconds:
 
 
 def pairs(channels) -> list[tuple[int, int]]:
-    """Positions (left, right) of the mirrored electrodes: in the 10-20 system F3 lies opposite F4, O1 opposite O2."""
+    """Return the positions (left, right) of electrodes that mirror each other: in the 10-20 system F3 lies opposite F4,
+    and O1 opposite O2."""
     place = {name.upper(): number for number, name in enumerate(channels)}
     found = []
     for name, left in place.items():
@@ -53,10 +53,8 @@ def pairs(channels) -> list[tuple[int, int]]:
 
 
 def eeg_features(signals: np.ndarray, rate: float, channels, bands=BANDS) -> tuple[np.ndarray, list[str]]:
-    """(n, C, L) EEG -> (n, F) log band powers of each channel and, for each pair, right minus left; and their names.
-
-    bands: name -> (low, high) in Hz.
-    """
+    """Return features (n, F) of EEG segments (n, C, L), and their F names: the log band powers of each channel and, for
+    each pair of electrodes, right minus left. bands: name -> (low, high) in Hz."""
     powers = band_powers(signals, rate, bands.values())  # (n, C, bands)
     opposite = pairs(channels)
     left, right = ([pair[side] for pair in opposite] for side in (0, 1))
@@ -67,10 +65,10 @@ def eeg_features(signals: np.ndarray, rate: float, channels, bands=BANDS) -> tup
 
 
 def find_beats(ecg: np.ndarray, rate: float) -> list[np.ndarray]:
-    """(n, L) ECG -> the times of the R peaks of each row, in s; an empty array where there are none.
+    """Return the times of the R peaks in each ECG segment of `ecg` (n, L), in s; an empty array where there are none.
 
-    Beats are `bursts`, at least 0.3 s apart and 0.3 times the typical height; the peak of each is its
-    sharpest deflection, up in some leads and down in others (all assumed).
+    Beats are `bursts`, at least 0.3 s apart and 0.3 times the typical height. The R peak is the sharpest deflection of
+    a beat, which points up in some leads and down in others (all assumed).
     """
     slack, distance = round(0.06 * rate), round(SHORTEST_BEAT * rate)
     times = []
@@ -85,43 +83,41 @@ def find_beats(ecg: np.ndarray, rate: float) -> list[np.ndarray]:
 
 
 def intervals(beats: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Beats (k,) in s -> the plausible intervals between neighbours, and the differences of successive ones, in s."""
+    """Return the plausible intervals (k,) between neighbouring beats, and the differences of successive ones, in s."""
     interval = np.diff(beats)
     plausible = (interval >= SHORTEST_BEAT) & (interval <= LONGEST_BEAT)
     return interval[plausible], np.diff(interval)[plausible[1:] & plausible[:-1]]
 
 
-def heart_features(beats: np.ndarray) -> np.ndarray:
-    """Beats (k,) in s -> (7,) HEART: beats/min, s, s, s, share of differences above 50 ms, s, s.
+def variability(difference: np.ndarray) -> tuple[float, float]:
+    """Return RMSSD (s) and pNN50, the share above 50 ms, of the differences (k,) of successive intervals in s."""
+    return np.sqrt((difference**2).mean()), (np.abs(difference) > 0.05).mean()
 
-    NaN with fewer than two differences of successive intervals.
-    """
+
+def heart_features(beats: np.ndarray) -> np.ndarray:
+    """Return the features HEART (7,) of beats (k,) in s: in beats/min, s, s, s, as a share, in s, s. They are NaN with
+    fewer than two differences of successive intervals."""
     interval, difference = intervals(beats)
     if len(difference) < 2:
         return np.full(len(HEART), np.nan)
-    return np.array(
-        [
-            60 / interval.mean(),
-            interval.mean(),
-            interval.std(ddof=1),
-            np.sqrt((difference**2).mean()),
-            (np.abs(difference) > 0.05).mean(),
-            interval.min(),
-            interval.max(),
-        ]
-    )
+    mean, sd = interval.mean(), interval.std(ddof=1)
+    return np.array([60 / mean, mean, sd, *variability(difference), interval.min(), interval.max()])
 
 
-def ecg_features(signals: np.ndarray, rate: float) -> tuple[np.ndarray, list[str]]:
-    """(n, 1, L) ECG -> (n, 7) heart-rate features, NaN where there are too few beats, and their names."""
+def ecg_features(signals: np.ndarray, rate: float, channels=()) -> tuple[np.ndarray, list[str]]:
+    """Return heart-rate features (n, 7) of ECG segments (n, 1, L), NaN where there are too few beats, and their names,
+    in which no channel appears."""
     return np.stack([heart_features(beats) for beats in find_beats(signals[:, 0], rate)]), list(HEART)
 
 
-# ---- the AMIGOS baseline: features of a whole trial, which lasts 10 s or more ---------------------------------------
-# Their kinds are those of Miranda-Correa et al. (2018), reference [6] of the paper; how exactly they are computed is
-# assumed throughout. A signal with NaN in it has features of NaN.
+# modality -> function(signals (n, C, L), rate in Hz, C names of channels) -> features (n, F), F names
+FEATURES = {"eeg": eeg_features, "ecg": ecg_features}
 
-AMIGOS_CHANNELS = amigos.COLUMNS[:14]
+
+# ---- the AMIGOS baseline: features of a whole trial, which lasts 10 s or more ---------------------------------------
+# The kinds of features are those of Miranda-Correa et al. (2018), reference [6] of the paper; how exactly they are
+# computed is assumed throughout. The features of a signal that holds NaN are NaN.
+
 AMIGOS_BANDS = {"theta": (3, 7), "slow alpha": (8, 10), "alpha": (8, 13), "beta": (14, 29), "gamma": (30, 47)}  # Hz
 INTERVAL_BANDS = ((0, 0.04), (0.04, 0.15), (0.15, 0.4))  # Hz
 SHORTEST_FOR_INTERVAL_POWER = 10  # s, below which a band may hold no frequency
@@ -134,20 +130,22 @@ SHAPE = ("mean", "SD", "skewness", "kurtosis", "share above mean + SD", "share b
 
 
 def shape_statistics(values: np.ndarray) -> list[float]:
-    """(n,) -> SHAPE: mean, SD, third and fourth standardised moment, and the shares beyond one SD."""
+    """Return SHAPE of `values` (n,): mean, SD, third and fourth standardised moment, and the shares beyond one SD."""
     mean, sd = values.mean(), values.std()
     standard = (values - mean) / max(sd, 1e-9)
     return [mean, sd, (standard**3).mean(), (standard**4).mean(), (standard > 1).mean(), (standard < -1).mean()]
 
 
 def amigos_eeg_features(eeg: np.ndarray, rate: float, channels) -> tuple[np.ndarray, list[str]]:
-    """(14, n) EEG -> (105,) log powers of 14 channels in 5 bands and asymmetries of 7 pairs, and their names."""
+    """Return features (105,) of EEG (14, n), and their names: log powers of 14 channels in 5 bands, and the asymmetries
+    of 7 pairs."""
     values, names = eeg_features(eeg[None], rate, channels, AMIGOS_BANDS)
     return values[0], names
 
 
 def amigos_ecg_features(ecg: np.ndarray, rate: float) -> tuple[np.ndarray, list[str]]:
-    """(n,) ECG -> (77,) statistics of beat intervals (s) and heart rate (beats/min), log powers, and their names."""
+    """Return features (77,) of ECG (n,), and their names: statistics of the intervals between beats (s) and of the heart
+    rate (beats/min), and log powers."""
     names = [f"{what} {statistic}" for what in ("interval", "heart rate") for statistic in SHAPE]
     names += ["RMSSD", "pNN50", *(f"interval power {low:g}-{high:g} Hz" for low, high in INTERVAL_BANDS)]
     names += [f"power {low:g}-{high:g} Hz" for low, high in zip(ECG_EDGES, ECG_EDGES[1:])]
@@ -158,12 +156,7 @@ def amigos_ecg_features(ecg: np.ndarray, rate: float) -> tuple[np.ndarray, list[
     statistics = np.full(2 * len(SHAPE) + 2, np.nan)
     interval_power = np.full(len(INTERVAL_BANDS), np.nan)
     if len(difference) >= 2:
-        statistics[:] = [
-            *shape_statistics(interval),
-            *shape_statistics(60 / interval),
-            np.sqrt((difference**2).mean()),
-            (np.abs(difference) > 0.05).mean(),
-        ]
+        statistics[:] = *shape_statistics(interval), *shape_statistics(60 / interval), *variability(difference)
         ends = np.cumsum(interval)  # implausible intervals are closed up
         time = np.arange(ends[0], ends[-1], 1 / INTERVAL_RATE)
         seconds = len(time) / INTERVAL_RATE
@@ -175,9 +168,10 @@ def amigos_ecg_features(ecg: np.ndarray, rate: float) -> tuple[np.ndarray, list[
 
 
 def amigos_gsr_features(gsr: np.ndarray, rate: float) -> tuple[np.ndarray, list[str]]:
-    """(n,) skin resistance in ohm -> (16,) level, slope (ohm/s), falls and rises, log powers, and their names.
+    """Return features (16,) of skin resistance (n,) in ohm, and their names: level, slope (ohm/s), falls and rises, and
+    log powers.
 
-    Slopes are those of the signal below 2.4 Hz, where its power is taken, for its noise alternates from point to point.
+    Slopes are taken of the signal below 2.4 Hz, as its power is, for its noise alternates from point to point.
     """
     names = ["mean", "mean slope", "mean falling slope", "share falling", "minima per s", "mean rise time"]
     names += [f"power {low:.2f}-{high:.2f} Hz" for low, high in zip(GSR_EDGES, GSR_EDGES[1:])]
@@ -200,51 +194,15 @@ def amigos_gsr_features(gsr: np.ndarray, rate: float) -> tuple[np.ndarray, list[
 
 
 def fisher_score(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(n, F) features and (n,) labels 0 and 1 -> (F,) squared distance of the class means over the sum of variances."""
+    """Return the Fisher score (F,) of features (n, F) for labels (n,) 0 and 1: the squared distance of the class means
+    over the sum of the variances."""
     low, high = x[y == 0], x[y == 1]
     spread = low.var(axis=0) + high.var(axis=0)
     return (high.mean(axis=0) - low.mean(axis=0)) ** 2 / np.where(spread > 0, spread, np.inf)
 
 
 def z_score(x: np.ndarray) -> np.ndarray:
-    """(n, F) -> zero mean and unit variance in each column over what is not NaN; 0 in a constant one."""
+    """Return `x` (n, F) with zero mean and unit variance in each column, NaN left out; 0 in a constant column."""
     values = np.ma.masked_invalid(x)
     sd = values.std(axis=0).filled(0)
     return ((values - values.mean(axis=0)) / np.where(sd > 0, sd, 1)).filled(np.nan)
-
-
-def amigos_trials(raw, sources: list[dict], trials: list[tuple], skip: float):
-    """Features of whole trials from the files of AMIGOS below `raw`.
-
-    sources: those of the manifest of the prepared set; trials: (subject, trial) of each row wanted; skip: s left out
-    at the start of a trial. Returns kind -> (trials, F) for eeg, ecg and gsr, NaN where a signal holds NaN, and kind ->
-    names. Raises FileNotFoundError or ValueError where a file or a trial is missing, or is not the one prepared.
-    """
-    place = {trial: number for number, trial in enumerate(trials)}
-    paths = {path.name: path for path in amigos.sources(raw)}
-    rows, names = {kind: [None] * len(trials) for kind in ("eeg", "ecg", "gsr")}, {}
-    begin, rate = round(skip * amigos.RATE), amigos.RATE
-    wanted = [source for source in sources if any(tuple(trial) in place for trial in source["trials"])]
-    for source in tqdm(wanted, desc="features of trials", unit="file", disable=None, leave=False):
-        path = paths.get(Path(source["file"]).name)
-        if path is None:
-            raise FileNotFoundError(f"{raw}: {source['file']}, from which the set was prepared, is missing; name --raw")
-        if sha256_of_file(path) != source["sha256"]:
-            raise ValueError(f"{path}: not the file that the set was prepared from; prepare the data again")
-        subject = amigos.FILE.fullmatch(path.name)[1]
-        for video, signals, _, _ in amigos.videos(path):
-            number = place.get((subject, video))
-            if number is None:
-                continue
-            columns = dict(zip(amigos.COLUMNS, signals[begin:].T.astype(float)))
-            eeg = np.stack([columns[name] for name in AMIGOS_CHANNELS])
-            try:
-                rows["eeg"][number], names["eeg"] = amigos_eeg_features(eeg, rate, AMIGOS_CHANNELS)
-                rows["ecg"][number], names["ecg"] = amigos_ecg_features(columns["left"], rate)
-                rows["gsr"][number], names["gsr"] = amigos_gsr_features(columns["GSR"], rate)
-            except ValueError as error:
-                raise ValueError(f"{path}: video {video}: {error}")
-    for trial, number in place.items():
-        if rows["gsr"][number] is None:
-            raise ValueError(f"{raw}: trial {' '.join(trial)}, which was prepared, is missing; prepare the data again")
-    return {kind: np.stack(found) for kind, found in rows.items()}, names

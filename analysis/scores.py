@@ -1,35 +1,25 @@
 """Scores, intervals and tests of predictions: arrays in, numbers out (paper 5, and what it leaves out).
 
-Three answers to "how sure is this mean over folds": Student's t over the folds (the paper's, paper 5), too sure because
-folds share training data; the same corrected for that (Nadeau and Bengio, 2003); and resampling of subjects, the only
-one that speaks of people who were not recorded. N resamples, S subjects, K folds, n segments.
+How sure a mean over folds is has three answers. Student's t over the folds is the paper's (paper 5) and too sure, for
+folds share training data. The same, corrected for that, is Nadeau and Bengio's (2003). Resampling of subjects is the
+only one that speaks of people who were not recorded. N resamples, S subjects, K folds, n segments.
 """
 
-from functools import cached_property
+import functools
+import itertools
 
 import numpy as np
 from scipy import stats
-from sklearn.metrics import roc_auc_score
 
-SCORES = ("accuracy", "f1", "balanced_accuracy", "auroc", "mcc")
+SCORES = ("accuracy", "f1", "balanced_accuracy", "auroc")
 CONFIDENCE = 0.95  # paper 5
 SIGNIFICANT = 0.05
 BATCH = 500  # resamples at a time, to bound memory
 
-# Test predictions of one model and target, one fold after the other, each by segment.
-PREDICTIONS = np.dtype(
-    [
-        ("fold", "i8"),
-        ("subject", "i8"),  # numbers, the same in all predictions that are compared
-        ("trial", "i8"),
-        ("segment", "i8"),
-        ("label", "i8"),  # 1 high, 0 low
-        ("probability", "f8"),  # of high
-    ]
-)
-
-
-# ---- scores ---------------------------------------------------------------------------------------------------------
+# Test predictions of one model and target, one fold after the other, each by segment. Subjects and trials are numbers,
+# the same in all predictions that are compared; label: 1 high, 0 low; probability: of high.
+COUNTS = ("fold", "subject", "trial", "segment", "label")
+PREDICTIONS = np.dtype([*((name, "i8") for name in COUNTS), ("probability", "f8")])
 
 
 def score_of(score: str, label: np.ndarray, probability: np.ndarray) -> float:
@@ -38,20 +28,19 @@ def score_of(score: str, label: np.ndarray, probability: np.ndarray) -> float:
     F1 is macro F1 over both classes (assumed; "between the two predicted classes", paper 5). Where `label` has one
     class alone, the scores that compare classes are NaN, and F1 is at most 0.5.
     """
-    if score == "auroc":
-        return roc_auc_score(label, probability) if len(np.unique(label)) == 2 else np.nan
-    return from_confusion(score, *np.bincount(2 * label + (probability > 0.5), minlength=4))
-
-
-def scores(label: np.ndarray, probability: np.ndarray) -> dict[str, float]:
-    """All of SCORES."""
-    return {score: float(score_of(score, label, probability)) for score in SCORES}
+    if score != "auroc":
+        return from_confusion(score, *np.bincount(2 * label + (probability > 0.5), minlength=4))
+    try:
+        from sklearn.metrics import roc_auc_score
+    except ImportError as error:
+        raise ValueError("scikit-learn is missing, by which AUROC is computed; pip install scikit-learn") from error
+    return roc_auc_score(label, probability) if len(np.unique(label)) == 2 else np.nan
 
 
 def from_confusion(score: str, tn, fp, fn, tp) -> np.ndarray:
-    """`score` of counts, alone or in arrays, as scikit-learn defines it; NaN where it is undefined.
+    """The score of counts of true and false negatives and positives, as scikit-learn defines it; NaN where undefined.
 
-    One definition for the tables and for thousands of resamples, where scikit-learn would take hours.
+    The counts are numbers, or arrays of one shape: thousands of resamples, for which scikit-learn would take hours.
     """
     tn, fp, fn, tp = (np.asarray(count, float) for count in (tn, fp, fn, tp))
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -60,33 +49,17 @@ def from_confusion(score: str, tn, fp, fn, tp) -> np.ndarray:
         if score == "f1":
             f1 = [np.where(hit == 0, 0.0, 2 * hit / (2 * hit + fp + fn)) for hit in (tn, tp)]
             return np.where(tn + fp + fn + tp == 0, np.nan, np.mean(f1, axis=0))
-        if score == "balanced_accuracy":
-            return (tn / (tn + fp) + tp / (tp + fn)) / 2
-        both, said_both = (tn + fp) * (tp + fn), (tn + fn) * (tp + fp)
-        mcc = np.where(said_both == 0, 0.0, (tp * tn - fp * fn) / np.sqrt(both * said_both))
-        return np.where(both == 0, np.nan, mcc)
+        return (tn / (tn + fp) + tp / (tp + fn)) / 2
 
 
-def per_trial(predictions: np.ndarray) -> np.ndarray:
-    """One prediction a trial and fold: the mean probability of its test segments there."""
-    keys = ["fold", "subject", "trial", "label"]
-    _, first, index = np.unique(predictions[keys], return_index=True, return_inverse=True)
-    trials = predictions[first].copy()
-    index = index.reshape(-1)
-    trials["probability"] = np.bincount(index, weights=predictions["probability"]) / np.bincount(index)
-    return trials
-
-
-def per_subject(predictions: np.ndarray) -> dict[int, dict]:
-    """SCORES and the number of segments of each subject, over all folds that tested it."""
+def per_subject(predictions: np.ndarray, names=None) -> dict:
+    """subject -> its number of segments and its SCORES, over all folds that tested it; names: number -> name."""
     found = {}
     for subject in np.unique(predictions["subject"]).tolist():
         own = predictions[predictions["subject"] == subject]
-        found[subject] = {"segments": len(own), **scores(own["label"], own["probability"])}
+        of_scores = {score: float(score_of(score, own["label"], own["probability"])) for score in SCORES}
+        found[subject if names is None else str(names[subject])] = {"segments": len(own), **of_scores}
     return found
-
-
-# ---- models without signals ------------------------------------------------------------------------------------------
 
 
 def prior(train_label: np.ndarray, train_group: np.ndarray, test_group: np.ndarray) -> np.ndarray:
@@ -100,22 +73,17 @@ def prior(train_label: np.ndarray, train_group: np.ndarray, test_group: np.ndarr
     return np.where(groups[place] == test_group, means[place], train_label.mean())
 
 
-def fuse(probabilities: np.ndarray, rule: str) -> np.ndarray:
-    """(n,) of (models, n) by one of the rules that the paper names beside its own (paper 3.1).
-
-    `mean` and `maximum` pool the probabilities of high. `vote` is the share of models that say high; a tie, which is
-    what two models that disagree always give, is 0.5 and so not high (assumed).
-    """
-    if rule == "vote":
-        return (probabilities > 0.5).mean(axis=0)
-    return {"mean": np.mean, "maximum": np.max}[rule](probabilities, axis=0)
-
-
-# ---- over folds ------------------------------------------------------------------------------------------------------
+RULES = {  # of fusion that is not trained (paper 3.1): probabilities of high (models, n) -> (n,)
+    "mean": lambda probabilities: probabilities.mean(axis=0),
+    "maximum": lambda probabilities: probabilities.max(axis=0),
+    # The share of models that say high. Two that disagree give 0.5, which does not count as high (assumed).
+    "vote": lambda probabilities: (probabilities > 0.5).mean(axis=0),
+}
 
 
 def half_width(values: np.ndarray, ratio: float = 0.0) -> float:
-    """Of the two-sided 95 % t-interval of the mean over folds (k,): k - 1 degrees of freedom (paper 5); NaN if k < 2.
+    """Half the width of the two-sided 95 % t-interval of the mean over folds (k,), with k - 1 degrees of freedom
+    (paper 5); NaN if k < 2.
 
     ratio: test segments to training segments of a fold. The variance of the mean is then (1 / k + ratio) times the
     folds' (Nadeau and Bengio, 2003) in place of 1 / k: for ten folds and 1/9, an interval 1.453 times as wide.
@@ -151,19 +119,16 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     return adjusted
 
 
-# ---- over subjects ---------------------------------------------------------------------------------------------------
-
-
 class Tally:
-    """Predictions counted by subject and fold: what every score of every resample of subjects follows from.
+    """Counts of predictions by subject and fold, from which the scores of any resample of subjects follow.
 
-    confusion (S, K, 4): true negatives, false positives, false negatives, true positives; concordance (K, S, S): pairs
-    of a high segment of one subject and a low one of another (or the same) in a fold that the model puts in the right
-    order, a tie counting half.
+    confusion (S, K, 4) counts true negatives, false positives, false negatives and true positives. concordance
+    (K, S, S) counts, within a fold, the pairs of a high segment of the first subject and a low one of the second whose
+    probabilities are in the right order; a tie counts half.
     """
 
     def __init__(self, predictions: np.ndarray, subjects: np.ndarray):
-        """subjects (S,): the numbers in the order of the weights; predictions of others are not allowed."""
+        """predictions: of these subjects alone; subjects (S,): their numbers, in the order of the weights."""
         self.predictions = predictions
         self.folds, self.fold = np.unique(predictions["fold"], return_inverse=True)
         self.subject = np.searchsorted(subjects, predictions["subject"])
@@ -172,14 +137,16 @@ class Tally:
         place = np.ravel_multi_index((self.subject, self.fold, kind), (*self.shape, 4))
         self.confusion = np.bincount(place, minlength=np.prod((*self.shape, 4))).reshape(*self.shape, 4).astype(float)
 
-    @cached_property
+    @functools.cached_property
     def concordance(self) -> np.ndarray:
+        """(K, S, S), computed at first use: accuracy and F1 do without."""
         one = np.eye(self.shape[0])
         return np.stack([self._concordant(self.fold == k, one) for k in range(self.shape[1])])
 
-    def _concordant(self, rows: np.ndarray, one: np.ndarray) -> np.ndarray:
-        high = rows & (self.predictions["label"] == 1)
-        low = np.flatnonzero(rows & (self.predictions["label"] == 0))
+    def _concordant(self, mine: np.ndarray, one: np.ndarray) -> np.ndarray:
+        """(S, S) of the predictions `mine` (n,) bool, those of one fold; one: the identity (S, S)."""
+        high = mine & (self.predictions["label"] == 1)
+        low = np.flatnonzero(mine & (self.predictions["label"] == 0))
         low = low[np.argsort(self.predictions["probability"][low])]
         below = np.concatenate([np.zeros((1, len(one))), np.cumsum(one[self.subject[low]], axis=0)])  # (low + 1, S)
         values, given = self.predictions["probability"][low], self.predictions["probability"][high]
@@ -189,9 +156,9 @@ class Tally:
     def mean(self, score: str, weights: np.ndarray) -> np.ndarray:
         """(N,) means over folds of `score`, with each subject counted `weights` (N, S) times.
 
-        A fold counts in proportion to how much of it was drawn: a fold whose subjects were not drawn not at all, and
-        all folds alike where each subject was drawn once, which gives the mean of the tables. A fold in which one
-        class alone was drawn is left out of the scores that compare classes; NaN where no fold is left.
+        A fold counts in proportion to how much of it was drawn; where each subject was drawn once, this gives the mean
+        of the tables. A fold in which one class alone was drawn is left out of the scores that compare classes; NaN
+        where no fold is left.
         """
         batches = np.array_split(weights, -(-len(weights) // BATCH))
         return np.concatenate([self._mean(score, batch) for batch in batches])
@@ -204,7 +171,7 @@ class Tally:
             return (np.nan_to_num(value) * share).sum(-1) / share.sum(-1)
 
     def _auroc(self, weights: np.ndarray) -> np.ndarray:
-        """(N, K), without the pairs of two draws of one subject: of those a resample holds more than the data do."""
+        """(N, K) AUROC. Pairs of two draws of one subject are left out, for the data hold no such pairs."""
         low, high = self.confusion[..., :2].sum(-1), self.confusion[..., 2:].sum(-1)  # (S, K)
         own = np.diagonal(self.concordance, axis1=1, axis2=2)  # (K, S)
         twice = weights**2 - weights
@@ -220,7 +187,7 @@ def draws(subjects: int, n: int, seed: int) -> np.ndarray:
 def percentiles(values: np.ndarray, between: bool = True) -> list[float]:
     """[low, high]: the two-sided 95 % percentile interval of values (N,); NaN where none is finite.
 
-    between: ends may lie between two values; else they are values, the outer of the two."""
+    between: an end may lie between two values; otherwise it is the outer of the two."""
     values = values[np.isfinite(values)]
     if not len(values):
         return [np.nan, np.nan]
@@ -228,28 +195,20 @@ def percentiles(values: np.ndarray, between: bool = True) -> list[float]:
     return [float(np.quantile(values, q, method=method)) for q, method in zip((tail, 1 - tail), methods)]
 
 
-def bootstrap(predictions: np.ndarray, score: str, n: int, seed: int) -> list[float]:
-    """95 % interval of the mean of `score` over folds, by drawing subjects with replacement; NaN for one subject."""
-    subjects = np.unique(predictions["subject"])
-    if len(subjects) < 2:
-        return [np.nan, np.nan]
-    return percentiles(Tally(predictions, subjects).mean(score, draws(len(subjects), n, seed)))
-
-
-def bootstrap_difference(first: np.ndarray, second: np.ndarray, score: str, n: int, seed: int) -> list[float]:
-    """The same of first minus second, drawing the same subjects for both; the folds may differ."""
-    subjects = np.intersect1d(first["subject"], second["subject"])
+def bootstrap(first: np.ndarray, score: str, n: int, seed: int, second: np.ndarray | None = None) -> list[float]:
+    """95 % interval of the mean of `score` over folds, or of how much it is above that of `second`, by drawing subjects
+    with replacement, the same for both; their folds may differ. NaN for one subject."""
+    models = [each for each in (first, second) if each is not None]
+    subjects = np.unique(functools.reduce(np.intersect1d, [each["subject"] for each in models]))
     if len(subjects) < 2:
         return [np.nan, np.nan]
     weights = draws(len(subjects), n, seed)
-    one, other = (
-        Tally(each[np.isin(each["subject"], subjects)], subjects).mean(score, weights) for each in (first, second)
-    )
-    return percentiles(one - other)
+    means = [Tally(each[np.isin(each["subject"], subjects)], subjects).mean(score, weights) for each in models]
+    return percentiles(means[0] if second is None else means[0] - means[1])
 
 
 def order(predictions: np.ndarray) -> np.ndarray:
-    """(n,) rank of each probability within its fold, from 1; that of equal ones is their mean."""
+    """(n,) rank of each probability within its fold, from 1; equal ones share the mean of their ranks."""
     ranks = np.zeros(len(predictions))
     for fold in np.unique(predictions["fold"]):
         own = predictions["fold"] == fold
@@ -260,9 +219,9 @@ def order(predictions: np.ndarray) -> np.ndarray:
 def sign_flip(first: np.ndarray, second: np.ndarray, score: str, permutations: int, seed: int) -> float:
     """Two-tailed P value of the difference of the means of `score`, by exchanging both models within subjects.
 
-    first, second: predictions of the same segments in the same folds. All exchanges are tried where there are at most
-    `permutations` of them (2 to the power of S), else so many random ones. For AUROC each model's probabilities are
-    first put in order within each fold: all that AUROC knows of them, and one scale for both. NaN for one subject.
+    first, second: predictions of the same segments in the same folds. All 2^S exchanges are tried where there are at
+    most `permutations` of them, else so many random ones. For AUROC the probabilities of each model are first replaced
+    by their ranks within each fold, so that both models have one scale. NaN for one subject.
     """
     subjects = np.unique(first["subject"])
     s = len(subjects)
@@ -294,8 +253,8 @@ def sign_flip(first: np.ndarray, second: np.ndarray, score: str, permutations: i
 def auroc_null(predictions: np.ndarray, permutations: int, seed: int) -> np.ndarray:
     """(permutations,) mean AUROC over folds after permuting the labels of the trials within each subject.
 
-    What a model reaches that knows who somebody is and nothing of how that person feels. NaN where a fold has one
-    class alone is left out.
+    A model that knows who somebody is, and nothing of how that person feels, reaches as much. A fold that has one class
+    alone is left out of the mean.
     """
     random = np.random.default_rng(seed)
     folds, fold = np.unique(predictions["fold"], return_inverse=True)
@@ -319,37 +278,31 @@ def auroc_null(predictions: np.ndarray, permutations: int, seed: int) -> np.ndar
 
 
 def direction_null(auroc: np.ndarray, permutations: int, seed: int) -> np.ndarray:
-    """(N,) mean AUROC over folds (k,) with its distance from 0.5 turned around in each fold or not: all 2^k ways, or
-    `permutations` random ones where that is fewer.
+    """(N,) mean over folds of AUROC (k,), with its distance from 0.5 turned around in each fold or not: all 2^k ways,
+    or `permutations` random ones where that is fewer.
 
-    The null of models trained on shuffled labels. Shuffling does not make such a model blind: it still finds what
-    varies most in the signals, in a direction that chance chose. Where that tells the rating, its AUROC in a fold is
-    far from 0.5 on either side, which `auroc_null` would take for knowledge of the labels.
+    This is the null distribution of models trained on shuffled labels. They still find what varies most in the signals,
+    in a direction that chance chose. If that tells the rating, AUROC is far from 0.5 on either side in a fold.
     """
     distance = auroc[np.isfinite(auroc)] - 0.5
-    if len(distance) < 2:  # which SciPy does not take
-        return 0.5 + np.concatenate([-distance, distance])
-    test = stats.permutation_test(
-        (distance,),
-        lambda distance, axis: np.mean(distance, axis=axis),
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=permutations,
-        rng=np.random.default_rng(seed),
-    )
-    return 0.5 + test.null_distribution
+    k = len(distance)
+    if k == 0:
+        return distance
+    if 2**k <= permutations:
+        signs = np.array(list(itertools.product((-1, 1), repeat=k)))
+    else:
+        signs = np.random.default_rng(seed).choice((-1, 1), (permutations, k))
+    return 0.5 + (signs * distance).mean(axis=-1)
 
 
 def two_tailed(observed: float, null: np.ndarray) -> float:
-    """P value of `observed` against draws from its null distribution, itself counted as one (never 0)."""
+    """The two-tailed P value of `observed` among draws from its null distribution; it counts as one draw, so that P is
+    never 0."""
     null = null[np.isfinite(null)]
     if np.isnan(observed):
         return np.nan
     below, above = (null <= observed + 1e-12).sum(), (null >= observed - 1e-12).sum()
     return float(min(1.0, 2 * (min(below, above) + 1) / (len(null) + 1)))
-
-
-# ---- all of it for one model, and for two ----------------------------------------------------------------------------
 
 
 def by_fold(predictions: np.ndarray, score: str) -> np.ndarray:
@@ -361,8 +314,9 @@ def by_fold(predictions: np.ndarray, score: str) -> np.ndarray:
 def summarise(predictions: np.ndarray, n_folds: int, ratio: float, resamples: int, seed: int) -> dict:
     """Mean of each score over the folds that define it, and its three intervals.
 
-    folds, missing: those predicted and not; one_class: those whose labels are of one class; then for each score mean,
-    interval (half-width of the t-interval), corrected (the same with `ratio`), bootstrap [low, high] and by_fold.
+    folds, missing, one_class: the folds that are predicted, those that are not, and those with labels of one class.
+    Each score has its mean, n (folds that define it), interval (half-width of t), corrected (the same with `ratio`),
+    bootstrap [low, high] and by_fold.
     """
     found = np.unique(predictions["fold"])
     summary = {
@@ -396,9 +350,6 @@ def compare(
     first, second = (np.sort(each, order=["fold", "segment"]) for each in (first, second))
     if not np.array_equal(first[["fold", "segment", "label"]], second[["fold", "segment", "label"]]):
         raise ValueError("expected predictions of the same segments in the same folds, found others")
-    if len(common) == 0:
-        empty = dict.fromkeys(("difference", "t", "corrected", "sign_flip"), np.nan)
-        return {"folds": [], "subjects": 0, **empty, "bootstrap": [np.nan, np.nan]}
     differences = by_fold(first, score) - by_fold(second, score)
     common, differences = common[np.isfinite(differences)], differences[np.isfinite(differences)]
     first, second = (each[np.isin(each["fold"], common)] for each in (first, second))
@@ -408,6 +359,6 @@ def compare(
         "difference": differences.mean() if len(common) else np.nan,
         "t": t_test(differences),
         "corrected": t_test(differences, ratio),
-        "sign_flip": sign_flip(first, second, score, permutations, seed) if len(common) else np.nan,
-        "bootstrap": bootstrap_difference(first, second, score, resamples, seed) if len(common) else [np.nan, np.nan],
+        "sign_flip": sign_flip(first, second, score, permutations, seed),
+        "bootstrap": bootstrap(first, score, resamples, seed, second),
     }

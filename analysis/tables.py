@@ -1,51 +1,49 @@
-"""The tables of an evaluated run: what evaluate.py prints and report.py shows (paper 5).
+"""The tables of an evaluated run, which evaluate.py prints and the report shows, and what to doubt in them (paper 5).
 
-A table is {"title": str, "head": [str], "rows": [[str]], "notes": [str]}. The paper's numbers stand beside ours on
-AMIGOS alone, never beside simulated signals.
+A table is {"title": str, "head": [str], "lines": [[str]], "notes": [str], "details": bool}; details: whether it is
+shown only where it is asked for. The paper's numbers stand beside ours on AMIGOS alone, never beside simulated signals.
 """
+
+import functools
+from dataclasses import replace
 
 import numpy as np
 
 import paper
 from analysis import scores
-from analysis.compared import PRIORS, RULES, TESTS, Evaluated, fraction, name_of, transfer
+from analysis.compared import TESTS, Evaluated, transfer
+from analysis.reading import PRIORS
+from protocol.records import Model
 
-SCORE_NAMES = {
-    "accuracy": "accuracy",
-    "f1": "macro F1",
-    "balanced_accuracy": "balanced accuracy",
-    "auroc": "AUROC",
-    "mcc": "MCC",
-}
+SCORE_NAMES = {"accuracy": "accuracy", "f1": "macro F1", "balanced_accuracy": "balanced accuracy", "auroc": "AUROC"}
+HEADS = {"accuracy": "Acc.", "f1": "F1", "balanced_accuracy": "bal. acc.", "auroc": "AUROC"}
 PAPER_SCORES = ("accuracy", "f1")
-PAPER_TABLES = {  # number -> title, {row: how it is called there}, pairs whose difference is tested (paper 5.1 to 5.3)
-    1: ("EEG model; pre-trained?", {"eeg-random": "No", "eeg": "Yes"}, [("eeg", "eeg-random")]),
-    2: ("all models", {"ecg": "ECG", "eeg": "EEG", "fused": "Fused"}, [("fused", "ecg"), ("fused", "eeg")]),
-    3: ("fused model; pre-trained?", {"fused-random": "No", "fused": "Yes"}, [("fused", "fused-random")]),
-}
-HEADS = {"accuracy": "Acc.", "f1": "F1", "balanced_accuracy": "bal. acc.", "auroc": "AUROC", "mcc": "MCC"}
-CLASSICAL = {"eeg": "classical-eeg", "ecg": "classical-ecg", "fused": "classical-both"}
 SHOWN = ("f1", "auroc")
 UNDEFINED = "-"
-
-
-# ---- cells -----------------------------------------------------------------------------------------------------------
+FUSION_RULES = (
+    "Mean and maximum of the probabilities of high; vote: share of models that say high, where a tie is not high "
+    "(assumed). So of two models, high takes either by the maximum, both by the vote."
+)
+FEW_PEOPLE = 20  # below it, an interval by drawing people is rough (assumed)
+SIMULATED = "The signals are simulated signals; they show the software and prove nothing about emotion."
 
 
 def number(value: float, sign: str = "") -> str:
-    """Three decimals, or that there is none."""
+    """The value with three decimals, or a dash where there is none."""
     return f"{value:{sign}.3f}" if np.isfinite(value) else UNDEFINED
 
 
 def span(limits: list[float]) -> str:
+    """The interval [low, high]."""
     return f"[{number(limits[0])}, {number(limits[1])}]"
 
 
-def cell(summary: dict | None, score: str, n_folds: int, intervals) -> str:
-    """A mean with the intervals asked for, marked where it is over fewer folds or folds have one class alone."""
-    if summary is None or not np.isfinite(summary[score]["mean"]):
+def cell(evaluated: Evaluated, model: Model, target: str, score: str, intervals=("bootstrap",)) -> str:
+    """A mean with these intervals, and a mark where it is over fewer folds or where folds have one class alone."""
+    summary = evaluated.summaries.get(model, {}).get(target)
+    if not summary or not np.isfinite(summary[score]["mean"]):
         return UNDEFINED
-    found = summary[score]
+    found, n_folds = summary[score], evaluated.run.settings["n_folds"]
     text = number(found["mean"])
     for name in intervals:
         if name == "bootstrap" and np.isfinite(found[name][0]):
@@ -56,31 +54,17 @@ def cell(summary: dict | None, score: str, n_folds: int, intervals) -> str:
     return text + ("†" if summary["one_class"] and score in PAPER_SCORES else "") + few
 
 
-def notes_of(evaluated: Evaluated, rows) -> list[str]:
-    """What the marks of the rows' cells mean: which folds are missing, and which have one class alone."""
-    notes, n_folds = [], evaluated.run.settings["n_folds"]
-    for row in rows:
-        for target, summary in evaluated.summaries.get(row, {}).items():
-            about = f"{name_of(row)}, {target}:"
-            if summary["missing"]:
-                missing = " ".join(map(str, summary["missing"]))
-                notes.append(f"{about} {len(summary['folds'])} of {n_folds} folds; missing {missing}")
-            if summary["one_class"]:
-                notes.append(
-                    f"† {about} one class alone in fold {' '.join(map(str, summary['one_class']))}, where F1 is at "
-                    "most 0.5, and AUROC, balanced accuracy and MCC are undefined and left out"
-                )
-    return notes
-
-
 def p_value(value: float) -> str:
+    """A P value with four decimals."""
     return UNDEFINED if not np.isfinite(value) else "<0.0001" if value < 1e-4 else f"{value:.4f}"
 
 
 def verdict(comparison: dict) -> str:
-    """Of the adjusted P values over subjects (would new people show it?) and of the corrected t (would training on
-    other data?): a difference must pass both, for the first takes the trained models as they are, and the second the
-    people."""
+    """Whether a difference is to be believed: "better" or "worse" where both adjusted P values are small.
+
+    P over subjects asks whether new people would show the difference, and takes the trained models as they are. The
+    corrected t asks whether training on other data would show it, and takes the people as they are.
+    """
     adjusted = np.array([comparison[f"{test}_holm"] for test in ("sign_flip", "corrected")])
     if np.isnan(adjusted).any():
         return UNDEFINED
@@ -90,372 +74,298 @@ def verdict(comparison: dict) -> str:
     return "only by subjects" if by_subjects else "only by folds" if by_folds else "not significant"
 
 
-def short(row: str) -> str:
-    """A row's name where columns are narrow."""
-    return name_of(row).replace(", no pre-training", " random").replace(" % of labels", " %")
+def short(model: Model) -> str:
+    """A model's label where columns are narrow."""
+    return model.label.replace(", no pre-training", " random").replace(" % of labels", " %")
 
 
-def main_rows(evaluated: Evaluated) -> list[str]:
-    """The models that are no control: trained on all labels, of true ones, not frozen, and tested on the run's data."""
-    controls = "-frozen", "-shuffled", "-fraction", "@"
-    return [
-        row
-        for row in evaluated.rows
-        if row not in (*PRIORS, *RULES) and not any(control in row for control in controls)
-    ]
+def published(model: Model, target: str) -> tuple | None:
+    """((accuracy, half-width), (F1, half-width)) of a model as the paper prints them; None where it prints none."""
+    if model.family not in ("network", "fusion") or model.is_variant:
+        return None
+    return paper.PUBLISHED.get((model.modalities, model.init == "pretrained"), {}).get(target)
 
 
-# ---- tables ----------------------------------------------------------------------------------------------------------
+def table_of(title: str, head: list[str], lines: list[list[str]], notes, details: bool = False) -> dict:
+    """A table as this file makes them."""
+    return {"title": title, "head": head, "lines": lines, "notes": list(notes), "details": details}
 
 
-def rows_table(evaluated: Evaluated, title: str, names: dict, of_scores, fill, notes=()) -> dict:
-    """One line a row of `names` (row -> how it is called), and a column for each target and score.
+def titled(evaluated: Evaluated, title: str) -> str:
+    """A title that names the data set and the run."""
+    return f"{title}; {evaluated.run.data.manifest['dataset']}, {evaluated.run.folder}"
 
-    fill(row, target, score) -> str, the cell.
+
+def lines_table(evaluated: Evaluated, title: str, models, of_scores, notes=(), fill=cell) -> dict:
+    """A table with a line for each model, and a column for each target and score.
+
+    models: a list, or Model -> how it is called in this table; fill: makes a cell like `cell`.
     """
+    names = models if isinstance(models, dict) else {model: model.label for model in models}
     columns = [(target, score) for target in evaluated.targets for score in of_scores]
-    return {
-        "title": f"{title}; {evaluated.run.data.manifest['dataset']}, {evaluated.run.folder}",
-        "head": ["", *(f"{target.capitalize()} {HEADS[score]}" for target, score in columns)],
-        "rows": [[name, *(fill(row, *column) for column in columns)] for row, name in names.items()],
-        "notes": [*notes, *notes_of(evaluated, names)],
-    }
-
-
-def filler(evaluated: Evaluated, *intervals: str, per_trial: bool = False):
-    """The `fill` of `rows_table` that shows means and these intervals."""
-
-    def fill(row: str, target: str, score: str) -> str:
-        summary = evaluated.summaries.get(row, {}).get(target)
-        if per_trial and summary:
-            summary = summary["per_trial"]
-        return cell(summary, score, evaluated.run.settings["n_folds"], intervals)
-
-    return fill
+    head = ["", *(f"{target.capitalize()} {HEADS[score]}" for target, score in columns)]
+    lines = [[name, *(fill(evaluated, model, *column) for column in columns)] for model, name in names.items()]
+    return table_of(titled(evaluated, title), head, lines, notes)
 
 
 def tests_table(evaluated: Evaluated, title: str, pairs, of_scores) -> list[dict]:
-    """The paired tests of differences between rows; nothing where no pair has predictions."""
-    found = evaluated.compare(title, pairs, of_scores)
+    """The paired tests of differences between models; no table where no pair has predictions, or without details."""
+    found = evaluated.compare(title, pairs, of_scores) if evaluated.details else []
     if not found:
         return []
     n_folds, lines = evaluated.run.settings["n_folds"], []
     for each in found:
         few = f" ({len(each['folds'])}/{n_folds})" if len(each["folds"]) < n_folds else ""
-        lines.append(
-            [
-                f"{short(each['first'])} - {short(each['second'])}",
-                f"{each['target']} {HEADS[each['score']]}",
-                f"{number(each['difference'], '+')} {span(each['bootstrap'])}{few}",
-                *(p_value(each[f"{test}_holm"]) for test in TESTS),
-                verdict(each),
-            ]
-        )
+        pair, score = f"{short(each['first'])} - {short(each['second'])}", f"{each['target']} {HEADS[each['score']]}"
+        difference = f"{number(each['difference'], '+')} {span(each['bootstrap'])}{few}"
+        lines.append([pair, score, difference, *(p_value(each[f"{test}_holm"]) for test in TESTS), verdict(each)])
     notes = [
         "Difference [low, high by drawing subjects]. Two-tailed P, Holm's over the lines of this table: paired t over "
         "folds (the paper's, assumed; too small, for folds share data), corrected t, exchange of the two models within "
         "subjects. Better or worse: by both of the last two."
     ]
-    subjects = min(each["subjects"] for each in found)
-    least = 2.0 ** (1 - subjects) * len(found)
-    if least >= scores.SIGNIFICANT:
-        notes.append(f"{subjects} subjects are too few: the last P cannot be below {min(1.0, least):.2g} here.")
-    return [
-        {
-            "title": f"{title}; {evaluated.run.data.manifest['dataset']}, {evaluated.run.folder}",
-            "head": ["", "Score", "Difference", "P t", "P corr.", "P subj.", "Verdict"],
-            "rows": lines,
-            "notes": notes,
-        }
-    ]
+    head = ["", "Score", "Difference", "P t", "P corr", "P subj", "Verdict"]
+    return [table_of(titled(evaluated, title), head, lines, notes, details=True)]
 
 
 def transfer_table(runs: list[Evaluated]) -> dict:
-    """One column a run: the data, and what was shared between training and test."""
-    columns, notes = [], []
+    """A table with a column for each run: its data, and what was shared between training and test."""
+    columns = []
     for evaluated in runs:
-        run, known = evaluated.run, transfer(evaluated)
-        table, settings, simulated = run.data.table, run.settings, run.data.manifest["simulated"]
-        columns.append(
-            {
-                "Data set": run.data.manifest["dataset"] + ", simulated signals" * simulated,
-                "Segments, subjects": f"{len(table)}, {len(np.unique(table['subject']))}",
-                "Split by, folds, seed": f"{settings['split']}, {settings['n_folds']}, {settings['fold_seed']}",
-                **{f"Shared {name}": f"{100 * known[name]:.0f} %" for name in ("subject", "trial", "video")},
-                "Z-scored by": known["z_score"],
-                "High is above": known["threshold"],
-            }
-        )
-        if simulated:
-            notes.append(f"{run.folder}: simulated signals; they show the software and prove nothing about emotion.")
-        if known["subject"] > 0:
-            notes.append(
-                f"{run.folder}: segments of one person are in training and test (split by {settings['split']}); "
-                "this does not measure how well new people are recognised."
-            )
-    return {
-        "title": "What training knew of the test segments: share whose subject, trial and video it saw",
-        "head": ["", *(str(evaluated.run.folder) for evaluated in runs)],
-        "rows": [[head, *(column[head] for column in columns)] for head in columns[0]],
-        "notes": notes,
-    }
+        run, known, settings = evaluated.run, transfer(evaluated), evaluated.run.settings
+        simulated, people = run.data.manifest["simulated"], np.unique(run.data.table["subject"])
+        column = {
+            "Data set": run.data.manifest["dataset"] + ", simulated signals" * simulated,
+            "Segments, subjects": f"{len(run.data.table)}, {len(people)}",
+            "Split by, folds, seed": f"{settings['split']}, {settings['n_folds']}, {settings['fold_seed']}",
+            **{f"Shared {name}": f"{100 * known[name]:.0f} %" for name in ("subject", "trial", "video")},
+            "Z-scored by": known["z_score"],
+            "High is above": known["threshold"],
+        }
+        columns.append(column)
+    title = "What training knew of the test segments: share whose subject, trial and video it saw"
+    lines = [[head, *(column[head] for column in columns)] for head in columns[0]]
+    return table_of(title, ["", *(str(each.run.folder) for each in runs)], lines, [])
 
 
 def paper_tables(evaluated: Evaluated) -> list[dict]:
-    """Tables 1 to 3 in the paper's layout, each with the tests of its differences; those that have a row."""
-    found, ours = [], filler(evaluated, "interval")
-    for place, (title, names, pairs) in PAPER_TABLES.items():
-        notes = ["Mean over folds ± half-width of the 95 % t-interval (paper 5)."]
-        fill = ours
+    """Tables 1 to 3 in the paper's layout, as far as there are models for them, each with the tests of its differences
+    (paper 5.1 to 5.3)."""
+    eeg, (*singles, fused) = Model("network", ("eeg",)), evaluated.bases
+    eeg_random, fused_random = replace(eeg, init="random"), evaluated.fused("random")
+    everything = {model: model.label for model in [*reversed(singles), fused]}
+    layout = {  # number -> title, Model -> how it is called there, pairs whose difference is tested
+        1: ("EEG model; pre-trained?", {eeg_random: "No", eeg: "Yes"}, [(eeg, eeg_random)]),
+        2: ("all models", everything, [(fused, single) for single in reversed(singles)]),
+        3: ("fused model; pre-trained?", {fused_random: "No", fused: "Yes"}, [(fused, fused_random)]),
+    }
+    found = []
+    for place, (title, names, pairs) in layout.items():
+        if not any(model in evaluated.models for model in names):
+            continue
+        notes, fill = ["Mean over folds ± half-width of the 95 % t-interval (paper 5)."], ours_alone
         if evaluated.is_amigos:
-            title += " (paper / ours)"
+            title, fill = f"{title} (paper / ours)", beside_the_paper
             notes.append(
                 f"Ours is split by {evaluated.run.settings['split']}; the paper does not say by what it split. It "
                 f"gives P < {paper.PUBLISHED_P[place]:g} for these differences, by a test that it does not name."
             )
-
-            def fill(row: str, target: str, score: str) -> str:
-                model, _, random = row.partition("-")
-                mean, half = paper.PUBLISHED[model, not random][target][PAPER_SCORES.index(score)]
-                return f"{mean:.2f}±{half:.4f}/{ours(row, target, score).replace(' ', '')}"
-
-        if any(row in evaluated.rows for row in names):
-            found.append(rows_table(evaluated, f"Table {place}: {title}", names, PAPER_SCORES, fill, notes))
-            found += tests_table(evaluated, f"Table {place}: differences", pairs, PAPER_SCORES)
+        found.append(lines_table(evaluated, f"Table {place}: {title}", names, PAPER_SCORES, notes, fill))
+        found += tests_table(evaluated, f"Table {place}: differences", pairs, PAPER_SCORES)
     return found
+
+
+def ours_alone(evaluated: Evaluated, model: Model, target: str, score: str) -> str:
+    """A cell as the paper writes it."""
+    return cell(evaluated, model, target, score, ("interval",))
+
+
+def beside_the_paper(evaluated: Evaluated, model: Model, target: str, score: str) -> str:
+    """A cell of the paper's value, where it has one, and ours."""
+    theirs = published(model, target)
+    text = "{:.2f}±{:.4f}".format(*theirs[PAPER_SCORES.index(score)]) if theirs else UNDEFINED
+    return f"{text}/{ours_alone(evaluated, model, target, score).replace(' ', '')}"
 
 
 def baseline_table(evaluated: Evaluated) -> list[dict]:
     """Table 4: F1 beside the baseline of AMIGOS, run on the same folds and, on AMIGOS alone, as published."""
-    order = "amigos-eeg", "eeg", "amigos-ecg", "ecg", "amigos-gsr", "amigos-fused", "fused"
-    names = {row: name_of(row) for row in order if row in evaluated.rows}
-    if not evaluated.is_amigos and not any(row.startswith("amigos") for row in names):
+    amigos = [model for model in evaluated.main if model.family == "amigos"]
+    if not evaluated.is_amigos and not amigos:
         return []
-    table = rows_table(evaluated, "Table 4: the AMIGOS baseline", names, ("f1",), filler(evaluated, "interval"))
+    models = amigos + [model for model in evaluated.bases if model in evaluated.models]
+    title, fill, notes, theirs = "Table 4: the AMIGOS baseline", ours_alone, [], []
     if evaluated.is_amigos:
-        published = [
-            [name, *(f"{paper.PUBLISHED_BASELINE[model][target]:.3f}" for target in paper.TARGETS)]
-            for model, name in (("eeg", "EEG [6]"), ("fused", "Fused: EEG+ECG+GSR [6]"))
-        ]
-        for model, name in (("eeg", "EEG, paper"), ("fused", "Fused: EEG+ECG, paper")):
-            f1 = (paper.PUBLISHED[model, True][target][1] for target in paper.TARGETS)
-            published.append([name, *(f"{mean:.2f} ± {half:.4f}" for mean, half in f1)])
-        table["rows"] = published + table["rows"]
-        table["notes"].insert(0, "[6]: on 20 s segments and by another protocol; not directly comparable (paper 5.4).")
-    pairs = [(model, f"amigos-{model}") for model in ("eeg", "ecg", "fused")]
+        title, fill = f"{title} (paper / ours)", beside_the_paper
+        notes.append("[6]: on 20 s segments and by another protocol; not directly comparable (paper 5.4).")
+        for name, model in (("EEG [6]", "eeg"), ("Fused: EEG+ECG+GSR [6]", "fused")):
+            known = paper.PUBLISHED_BASELINE[model]
+            theirs.append([name, *(number(known.get(target, np.nan)) for target in evaluated.targets)])
+    table = lines_table(evaluated, title, models, ("f1",), notes, fill)
+    table["lines"] = theirs + table["lines"]
+    pairs = [(model, evaluated.baseline("amigos", model)) for model in evaluated.bases]
     return [table, *tests_table(evaluated, "Table 4: differences", pairs, ("f1",))]
 
 
-def beside_tables(evaluated: Evaluated, of_scores, per_trial: bool = False) -> list[dict]:
-    """Every model beside what needs no signal and the classical models; one table a score, with all intervals."""
-    names = {row: name_of(row) for row in (*PRIORS, *main_rows(evaluated))}
-    level = ", per trial" if per_trial else ""
-    fill = filler(evaluated, "interval", "corrected", "bootstrap", per_trial=per_trial)
+def beside_tables(evaluated: Evaluated, of_scores) -> list[dict]:
+    """Every model beside the priors and the classical models; one table a score, with all intervals."""
+    fill = functools.partial(cell, intervals=("interval", "corrected", "bootstrap"))
     note = (
         "Mean over folds ±t ±corrected t [low, high by drawing subjects], all 95 %. Priors: mean of the training "
         "labels of all, of the subject, of the video."
     )
-    return [
-        rows_table(evaluated, f"Beside every model: {SCORE_NAMES[score]}{level}", names, (score,), fill, [note])
-        for score in of_scores
-    ]
+    titles = {score: f"Beside every model: {SCORE_NAMES[score]}" for score in of_scores}
+    models = [*PRIORS, *evaluated.main]
+    return [lines_table(evaluated, title, models, (score,), [note], fill) for score, title in titles.items()]
 
 
-def above_chance(evaluated: Evaluated, row: str, target: str) -> bool:
-    """Whether drawing subjects leaves the AUROC of a row above 0.5."""
-    return evaluated.summaries[row][target]["auroc"]["bootstrap"][0] > 0.5
-
-
-def in_words(runs: list[Evaluated]) -> list[str]:
-    """What the subject and the video prior give away in each run, and in one run but not in the other."""
-    words = []
-    for prior, what in (("subject-prior", "subject"), ("video-prior", "video")):
-        for target in paper.TARGETS:
-            told = {True: [], False: []}
-            for each in runs:
-                if target in each.summaries.get(prior, {}):
-                    auroc, split = each.summaries[prior][target]["auroc"], each.run.settings["split"]
-                    text = f"{number(auroc['mean'])} {span(auroc['bootstrap'])} in {each.run.folder} (split by {split})"
-                    told[above_chance(each, prior, target)].append(text)
-            yes, no = (" and ".join(told[above]) for above in (True, False))
-            if yes:
-                words.append(
-                    f"The {what} prior, which sees no signal, tells {target} above chance: AUROC {yes}"
-                    + (f", but not {no}" if no else "")
-                    + f". So a model can score there by recognising the {what}"
-                    + ("; the difference" if no else "; that")
-                    + f" is no evidence that the signals tell {target}."
-                )
-            elif no:
-                words.append(
-                    f"The {what} prior, which sees no signal, does not tell {target} above chance: AUROC {no}."
-                )
-    return words
+def beside_tests(evaluated: Evaluated) -> list[dict]:
+    """The tests of each single and fused model, or of the one without pre-training, against priors and classical."""
+    pairs = []
+    for model in evaluated.bases:
+        shown = model if model in evaluated.models else replace(model, init="random")
+        pairs += [(shown, other) for other in (*PRIORS, evaluated.baseline("classical", model))]
+    return tests_table(evaluated, "Beside every model: differences", pairs, ("f1",))
 
 
 def control_tables(evaluated: Evaluated) -> list[dict]:
-    """Fusion rules, frozen encoders, shuffled labels and other labelled sets, where such rows exist."""
-    found, fill = [], filler(evaluated, "bootstrap")
-    rows = [row for row in evaluated.rows if fraction(row) == 1 and "@" not in row]
-    fused = [row for row in rows if row in ("fused", "fused-crossfit", *RULES)]
-    if any(row in RULES for row in fused):
-        note = (
-            "Mean and maximum of the two probabilities of high; vote: share of models that say high, where a tie is "
-            "not high (assumed). So high takes either model by the maximum, both by the vote."
-        )
-        names = {row: name_of(row) for row in fused}
-        found.append(rows_table(evaluated, "Fusion rules", names, SHOWN, fill, [note]))
-        pairs = [("fused", row) for row in fused if row != "fused"]
-        found += tests_table(evaluated, "Fusion rules: differences", pairs, SHOWN)
-    names = {row: name_of(row) for row in rows if "-frozen" in row}
-    if names:
-        found.append(rows_table(evaluated, "Frozen encoders", names, SHOWN, fill))
-        pairs = [(row.replace("-frozen", ""), row) for row in names]
-        pairs += [(row, row.replace("-frozen", "-random-frozen")) for row in names if "-random" not in row]
-        found += tests_table(evaluated, "Frozen encoders: differences", pairs, SHOWN)
-    return found + null_table(evaluated, rows)
+    """Fusion rules, frozen encoders, models of few labels and tests on other labelled sets: a table for each kind that
+    has models, and the tests of its differences."""
+    fused, controls = evaluated.fused(), evaluated.controls
+    rules = [model for model in evaluated.models if model.family == "rule"]
+    frozen = [model for model in controls if model.freeze and not (model.tested_on or model.label_fraction < 1)]
+    frozen_pairs = [(replace(model, freeze=False), model) for model in frozen]
+    frozen_pairs += [(model, replace(model, init="random")) for model in frozen if model.init == "pretrained"]
+    # Each share of the labels without and with pre-training; other models of a share below the one of all labels.
+    shares = sorted({model.label_fraction for model in evaluated.models})
+    bases = [replace(base, label_fraction=share) for base in evaluated.bases for share in shares if shares != [1.0]]
+    share_pairs = [(base, replace(base, init="random")) for base in bases]
+    scarce = [model for pair in share_pairs for model in reversed(pair)]
+    for model in controls:
+        if model.label_fraction < 1 and not model.tested_on:
+            scarce += [replace(model, label_fraction=1.0), model]
+    elsewhere = [model for model in controls if model.tested_on]
+    other_set = "The model of each fold on all of the other set. 95 % intervals by drawing subjects of that set."
+    layout = {  # title -> models, pairs whose difference is tested, notes
+        "Fusion rules": ([fused] * bool(rules) + rules, [(fused, rule) for rule in rules], [FUSION_RULES]),
+        "Frozen encoders": (frozen, frozen_pairs, []),
+        "Scarce labels": (scarce, share_pairs, []),
+        "Other people": (elsewhere, [], [other_set]),
+    }
+    found = []
+    for title, (models, pairs, notes) in layout.items():
+        if models := [model for model in dict.fromkeys(models) if model in evaluated.models]:
+            found.append(lines_table(evaluated, title, models, SHOWN, notes))
+            found += tests_table(evaluated, f"{title}: differences", pairs, SHOWN)
+    return found
 
 
-def null_table(evaluated: Evaluated, rows: list[str]) -> list[dict]:
+def null_table(evaluated: Evaluated) -> list[dict]:
     """AUROC of the models against labels permuted within each subject; of those trained on shuffled labels, against a
     direction that chance chose in each fold."""
-    lines, shown = [], [*main_rows(evaluated), *(row for row in rows if "-shuffled" in row)]
-    fill, args = filler(evaluated, "bootstrap"), (evaluated.args.permutations, evaluated.args.seed)
-    fewest = np.inf  # folds of a model of shuffled labels
-    for row in shown:
-        for target, predictions in evaluated.rows[row].items():
-            observed = evaluated.summaries[row][target]["auroc"]["mean"]
-            if "-shuffled" in row:
+    shuffled = [
+        model
+        for model in evaluated.controls
+        if model.shuffle_labels and not (model.tested_on or model.label_fraction < 1)
+    ]
+    args, lines = (evaluated.args.permutations, evaluated.args.seed), []
+    for model in [*evaluated.main, *shuffled]:
+        for target, predictions in evaluated.models[model].items():
+            observed = evaluated.summaries[model][target]["auroc"]["mean"]
+            if model.shuffle_labels:
                 by_fold = scores.by_fold(predictions, "auroc")
                 null = scores.direction_null(by_fold, *args)
                 p = float(np.mean(np.abs(null - 0.5) >= abs(observed - 0.5) - 1e-12)) if len(null) else np.nan
                 p = max(p, 1 / (len(null) + 1))  # of random ways, the observed one is one more
-                fewest = min(fewest, np.isfinite(by_fold).sum())
             else:
                 null = scores.auroc_null(predictions, *args)
                 p = scores.two_tailed(observed, null)
             found = {"auroc": observed, "null": scores.percentiles(null, between=False), "p": p}
-            evaluated.summaries[row][target]["within_subject"] = found
+            evaluated.summaries[model][target]["within_subject"] = found
             words = UNDEFINED if np.isnan(p) else "inside" if p >= scores.SIGNIFICANT else "outside"
-            lines.append([name_of(row), target, fill(row, target, "auroc"), span(found["null"]), p_value(p), words])
+            text = cell(evaluated, model, target, "auroc")
+            lines.append([model.label, target, text, span(found["null"]), p_value(p), words])
     notes = [
         "Null: 95 % of what the same predictions reach when the labels of trials are permuted within each subject. "
         "Shuffled labels: the same with the AUROC of each fold turned around 0.5 or not, for such a model finds a "
-        "direction in the signals that chance chose; it belongs inside. P is two-tailed and not adjusted."
+        "direction in the signals that chance chose; it belongs inside. Its P is never below 2^(1 - k) for k folds: "
+        "with few folds it says little. P is two-tailed and not adjusted."
     ]
-    if not lines:
-        return []
-    if 2.0 ** (1 - fewest) >= scores.SIGNIFICANT:
-        least = min(1.0, 2.0 ** (1 - fewest))
-        notes.append(f"Too few folds ({fewest}): P of shuffled labels cannot be below {least:g}.")
     if transfer(evaluated)["trial"] > 0:
         notes.append("Trials are in training and test here: a model that only recognises a trial is outside, too.")
-    return [
-        {
-            "title": f"Is it the signal? AUROC within subjects; {evaluated.run.folder}",
-            "head": ["", "Target", "AUROC", "Null", "P", ""],
-            "rows": lines,
-            "notes": notes,
-        }
-    ]
-
-
-def scarce_tables(evaluated: Evaluated) -> list[dict]:
-    """Models trained on a share of the labels, pre-trained and not; nothing where no share was tried."""
-    shares = sorted({fraction(row) for row in evaluated.rows})
-    if shares == [1.0]:
-        return []
-    names, pairs = {}, []
-    for model in ("eeg", "ecg", "fused"):
-        for share in shares:
-            suffix = "" if share == 1 else f"-fraction{share:g}"
-            rows = [row for row in (f"{model}-random{suffix}", f"{model}{suffix}") if row in evaluated.rows]
-            names |= {row: name_of(row) for row in rows}
-            pairs.append((f"{model}{suffix}", f"{model}-random{suffix}"))
-    for row in evaluated.rows:
-        if fraction(row) < 1 and "@" not in row:
-            whole = row.partition("-fraction")[0]
-            names |= {each: name_of(each) for each in (whole, row) if each in evaluated.rows}
-    table = rows_table(evaluated, "Scarce labels", names, SHOWN, filler(evaluated, "bootstrap"))
-    return [table, *tests_table(evaluated, "Scarce labels: pre-trained - not", pairs, SHOWN)]
-
-
-def elsewhere_table(evaluated: Evaluated) -> list[dict]:
-    """Models tested on another labelled set."""
-    names = {row: name_of(row) for row in evaluated.rows if "@" in row}
-    note = "The model of each fold on all of the other set. 95 % intervals by drawing subjects of that set."
-    if not names:
-        return []
-    return [rows_table(evaluated, "Other people", names, SHOWN, filler(evaluated, "bootstrap"), [note])]
+    title = f"Is it the signal? AUROC within subjects; {evaluated.run.folder}"
+    return [table_of(title, ["", "Target", "AUROC", "Null", "P", ""], lines, notes)] if lines else []
 
 
 def protocol_tables(first: Evaluated, second: Evaluated) -> list[dict]:
     """Two runs of the same data side by side and the difference, its interval by drawing the same subjects for both."""
-    heads = [f"{each.run.folder} ({each.run.settings['split']})" for each in (first, second)]
-    rows = [row for row in first.rows if row in second.rows]
-    notes = ["Difference [low, high by drawing subjects, 95 %]. n.s.: not significant, for the interval holds 0."]
-    notes[0] += " Of runs with the same folds, those that both have; incomplete: of others, and a fold is missing."
-    labels = [each.run.settings["threshold"] for each in (first, second)]
-    if labels[0] != labels[1]:
-        notes.append(
-            f"The labels differ, too: high is above --threshold {labels[0]} in the 1st, {labels[1]} in the 2nd."
-        )
-    notes += [f"{each.run.folder}: {note}" for each in (first, second) for note in notes_of(each, rows)]
-    tables = []
+    names = [f"{each.run.folder} ({each.run.settings['split']})" for each in (first, second)]
+    models = [model for model in first.models if model in second.models]
+    notes = [
+        "Difference [low, high by drawing subjects, 95 %]. n.s.: not significant, for the interval holds 0. Runs with "
+        "the same folds are compared over those that both have."
+    ]
+    parts, tables = ("1st", "2nd", "1st - 2nd"), []
+    head = ["", *(f"{target[:2].capitalize()}. {part}" for target in first.targets for part in parts)]
     for score in SHOWN:
         lines = []
-        for row in rows:
+        for model in models:
             cells = []
             for target in first.targets:
-                cells += [filler(each)(row, target, score) for each in (first, second)]
-                found = first.compare_runs(second, row, target, score)
-                limits = found["bootstrap"] if found else [np.nan, np.nan]
-                cells.append(f"{number(found['difference'], '+')} {span(limits)}" if found else UNDEFINED)
-                cells[-1] += " n.s." if limits[0] <= 0 <= limits[1] else ""
-                cells[-1] += " (incomplete)" if found and not found["complete"] else ""
-            lines.append([name_of(row), *cells])
-        columns = [
-            f"{target[:2].capitalize()}. {part}" for target in first.targets for part in ("1st", "2nd", "1st - 2nd")
-        ]
-        tables.append(
-            {
-                "title": f"Protocols side by side, {SCORE_NAMES[score]}: 1st {heads[0]}, 2nd {heads[1]}",
-                "head": ["", *columns],
-                "rows": lines,
-                "notes": notes,
-            }
-        )
+                cells += [cell(each, model, target, score, ()) for each in (first, second)]
+                found = first.compare_runs(second, model, target, score)
+                low, high = found["bootstrap"] if found else (np.nan, np.nan)
+                text = f"{number(found['difference'], '+')} {span([low, high])}" if found else UNDEFINED
+                cells.append(text + " n.s." * (low <= 0 <= high))
+            lines.append([model.label, *cells])
+        title = f"Protocols side by side, {SCORE_NAMES[score]}: 1st {names[0]}, 2nd {names[1]}"
+        tables.append(table_of(title, head, lines, notes))
     return tables
 
 
-def subject_table(evaluated: Evaluated) -> dict:
-    """Accuracy of single subjects, over all folds: mean, lowest and highest."""
-    names = {row: name_of(row) for row in (*PRIORS, *main_rows(evaluated))}
-
-    def fill(row: str, target: str, score: str) -> str:
-        if target not in evaluated.rows[row]:
-            return UNDEFINED
-        values = [each[score] for each in scores.per_subject(evaluated.rows[row][target]).values()]
-        return f"{number(np.mean(values))} ({number(min(values))} to {number(max(values))})"
-
-    note = "Mean over subjects (lowest to highest), each over all of its test segments."
-    return rows_table(evaluated, "Per subject", names, ("accuracy",), fill, [note])
-
-
 def all_tables(runs: list[Evaluated]) -> list[dict]:
-    """Every table of the runs, in the order of printing."""
+    """Every table of the runs, in the order of printing; without details, the short ones alone."""
     found = [transfer_table(runs)]
-    found[0]["notes"] += in_words(runs)
     for other in runs[1:]:
         found += protocol_tables(runs[0], other)
     for each in runs:
-        beside = beside_tables(each, SHOWN)
-        of_row = {model if model in each.rows else f"{model}-random": own for model, own in CLASSICAL.items()}
-        pairs = [(row, other) for row, own in of_row.items() for other in (*PRIORS, own)]
-        found += paper_tables(each) + baseline_table(each) + beside
-        found += tests_table(each, "Beside every model: differences", pairs, ("f1",))
-        found += control_tables(each) + scarce_tables(each) + elsewhere_table(each)
-        if each.args.details or each.args.json:
-            others = [score for score in scores.SCORES if score not in SHOWN]
-            found += [*beside_tables(each, others), *beside_tables(each, SHOWN, per_trial=True), subject_table(each)]
+        found += paper_tables(each) + baseline_table(each) + beside_tables(each, ("f1",))
+        if each.details:
+            more = beside_tables(each, ("auroc",)) + beside_tests(each) + control_tables(each) + null_table(each)
+            more += beside_tables(each, ("accuracy", "balanced_accuracy"))
+            found += [{**table, "details": True} for table in more]
     return found
+
+
+def doubts(evaluated: Evaluated) -> list[str]:
+    """What a reader of a run's tables should doubt, one sentence each, what matters most first."""
+    run, known = evaluated.run, transfer(evaluated)
+    summaries = [summary for of_target in evaluated.summaries.values() for summary in of_target.values()]
+    missing, one_class = (any(summary[name] for summary in summaries) for name in ("missing", "one_class"))
+    people = len(np.unique(run.data.table["subject"][run.folds >= 0]))
+    saw = [f"signals are z-scored by {known['z_score']}"] * known["z_score_saw_test"]
+    saw += [f"high is above the {known['threshold']}"] * known["threshold_saw_test"]
+    # The priors whose AUROC stays above 0.5 whichever subjects are drawn.
+    told = []
+    for model in PRIORS:
+        for target, summary in evaluated.summaries.get(model, {}).items():
+            if summary["auroc"]["bootstrap"][0] > 0.5:
+                f1, auroc = (number(summary[score]["mean"]) for score in SHOWN)
+                told.append(f"{model.label}, {target} (F1 {f1}, AUROC {auroc} {span(summary['auroc']['bootstrap'])})")
+    sentences = {
+        SIMULATED: run.data.manifest["simulated"],
+        "Folds are missing: a mean marked as (2/3) is over fewer folds, and not yet that of the run.": missing,
+        f"Segments of one person are in training and test (split by {run.settings['split']}); this does not measure "
+        "how well new people are recognised.": known["subject"] > 0,
+        f"A prior, which sees no signal, is above chance: {'; '.join(told)}. A model can score as much by recognising "
+        "a person or a video; that is no evidence that the signals tell it.": told,
+        f"Only {people} people were tested: intervals over people are rough, and no P over people is below "
+        f"{2.0 ** (1 - people):.2g}, even before it is adjusted for several tests.": people < FEW_PEOPLE,
+        "Where a mark † stands, folds test one class alone: their F1 is at most 0.5, whatever the model, and AUROC and "
+        "balanced accuracy leave them out.": one_class,
+        "The first ± and P t (the paper's) take the folds for independent, but folds share training data: both are too "
+        "small. Go by the corrected ones.": True,
+        f"Test data entered before training: {', and '.join(saw)}.": saw,
+        f"Each model was trained once, with --seed {run.settings['seed']}; what another seed changes is in no "
+        "interval.": True,
+    }
+    return [sentence for sentence, holds in sentences.items() if holds]

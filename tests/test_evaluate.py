@@ -4,44 +4,61 @@ import argparse
 import json
 import re
 import shutil
+import subprocess
+import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from scipy import stats
 from sklearn import metrics
 
 import paper
 from analysis import tables
-from prepared import call, edit_manifest, write_set
+from common.files import sha256_of_file
+from prepared import ROOT, call, edit_manifest, predicted, replace_predictions, write_set
 from protocol import folds
-from training import loop
+from protocol.records import Model
+from protocol.run import SETTINGS, Run
+from protocol.run import open_run as open_settings
+from protocol.segments import data_sha256, open_segments
 
 FEW = "--bootstrap", 200, "--permutations", 500
+BOTH = ("eeg", "ecg")
+MODELS = {
+    "eeg": Model("network", ("eeg",)),
+    "ecg": Model("network", ("ecg",)),
+    "fused": Model("fusion", BOTH),
+    "classical-eeg": Model("classical", ("eeg",)),
+    "classical-both": Model("classical", BOTH),
+    "amigos-eeg": Model("amigos", ("eeg",)),
+    "amigos-fused": Model("amigos", (*BOTH, "gsr")),
+}
+RANDOM, FROZEN, SHUFFLED = {"init": "random"}, {"freeze": True}, {"shuffle_labels": True}
 
 
-def open_run(folder, data, **settings) -> folds.Run:
+def open_run(folder, data, **settings) -> Run:
     """A run as pretrain.py would start it, by default of three folds by segment."""
-    args = argparse.Namespace(run=folder, data=data, **{**folds.SETTINGS, "n_folds": 3, **settings})
-    run = folds.open_run(args)
+    args = argparse.Namespace(run=folder, data=data, **{**SETTINGS, "n_folds": 3, **settings})
+    run = open_settings(args)
     run.start()
     return run
 
 
-def plant(run, model, stem, right=0.9, only=None, seed=0):
-    """Write predictions of which the share `right` is right, of the folds `only` or of all."""
-    random, target = np.random.default_rng(seed), re.match("arousal|valence", stem)[0]
+def plant(run, model, target, right=0.9, only=None, seed=0, flags=(), **variant):
+    """Write predictions of which the share `right` is right, of the folds `only` or of all.
+
+    flags: fold -> the flags of the record.
+    """
+    random = np.random.default_rng(seed)
     for fold in only or range(run.settings["n_folds"]):
         rows = run.split(fold)
         labels = run.labels(target, rows["train"])
         test = random.permutation(folds.rated(labels, rows["test"]))
-        predictions = np.empty(len(test), loop.PREDICTION_DTYPE)
-        predictions["segment"], predictions["label"] = test, labels[test]
         high = (random.random(len(test)) < right) == labels[test].astype(bool)
-        predictions["probability"] = np.where(high, 0.5, 0.0) + 0.5 * random.random(len(test))
-        path = run.folder / model / f"fold{fold}" / f"{stem}.npy"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, predictions)
+        probability = np.where(high, 0.5, 0.0) + 0.5 * random.random(len(test))
+        one = replace(MODELS[model], **variant)
+        predicted(run, one, fold, target, test, labels, probability, flags=dict(flags).get(fold, {}))
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +68,7 @@ def planted(tmp_path_factory):
     write_set(folder / "data" / "mini", subjects=8, trials=8)
     run = open_run(folder / "runs" / "paper", folder / "data" / "mini")
     plant(run, "eeg", "arousal")
-    plant(run, "eeg", "arousal-random", right=0.2, seed=1)
+    plant(run, "eeg", "arousal", right=0.2, seed=1, **RANDOM)
     plant(run, "fused", "arousal", right=0.97, seed=2)
     plant(run, "ecg", "arousal", only=[1], seed=3)
     return folder
@@ -118,17 +135,11 @@ def test_json_holds_the_scores_and_intervals_of_the_files(evaluated):
     assert low < summary["f1"]["mean"] < high
 
 
-def test_json_holds_trials_subjects_and_tests(evaluated):
+def test_json_holds_subjects_and_tests(evaluated):
     run, found = evaluated
-    table, accuracies, by_subject = run.data.table, [], {}
-    for fold in range(3):
-        trials = {}
-        for segment, label, probability in load(run, "eeg", fold, "arousal"):
-            name = table["subject"][segment]
-            trials.setdefault((name, table["trial"][segment]), []).append((label, probability))
-            by_subject.setdefault(name, []).append((probability > 0.5) == label)
-        accuracies.append(np.mean([(np.mean([p for _, p in each]) > 0.5) == each[0][0] for each in trials.values()]))
-    assert found["table"]["EEG"]["arousal"]["per_trial"]["accuracy"]["by_fold"] == pytest.approx(accuracies, abs=1e-12)
+    by_subject = {}
+    for segment, label, probability in np.concatenate([load(run, "eeg", fold, "arousal") for fold in range(3)]):
+        by_subject.setdefault(run.data.table["subject"][segment], []).append((probability > 0.5) == label)
     subjects = found["per_subject"]["EEG"]["arousal"]
     assert {name: each["accuracy"] for name, each in subjects.items()} == pytest.approx(
         {name: np.mean(each) for name, each in by_subject.items()}, abs=1e-12
@@ -162,7 +173,7 @@ def test_priors_are_the_means_of_the_training_labels(evaluated):
 
 
 def test_fusion_rules_over_the_folds_of_both_models(planted, evaluated):
-    run, found, text = evaluated[0], evaluated[1]["table"], evaluate(planted)
+    run, found, text = evaluated[0], evaluated[1]["table"], evaluate(planted, "--details")
     eeg, ecg = (load(run, model, 1, "arousal") for model in ("eeg", "ecg"))
     mean = metrics.roc_auc_score(eeg["label"], eeg["probability"].astype(float) + ecg["probability"])
     both = metrics.accuracy_score(eeg["label"], (eeg["probability"] > 0.5) & (ecg["probability"] > 0.5))
@@ -180,7 +191,7 @@ def test_markdown_fits_a_terminal_and_marks_missing_folds(planted):
     assert len(line(text, "Table 1", "Yes")) == 2  # nothing was predicted for valence
     assert re.fullmatch(r"0\.\d{3} ± 0\.\d{3}", line(text, "Table 1", "Yes")[0])
     assert re.fullmatch(r"0\.\d{3} \(1/3\)", line(text, "Table 2: all models", "ECG")[0])
-    assert "ECG, arousal: 1 of 3 folds; missing 0 2" in text
+    assert "note: ECG, arousal: no predictions of fold 0 2\n" in text
     assert "(1/3)" in line(text, "Table 2: differences", "Fused - ECG")[1]
     assert "(1/3)" in line(text, "Beside every model: AUROC;", "ECG")[0]
     assert "simulated signals; they show the software" in text and "how well new people are" in " ".join(text.split())
@@ -188,8 +199,8 @@ def test_markdown_fits_a_terminal_and_marks_missing_folds(planted):
 
 def test_a_known_difference_is_better_and_none_is_not_significant(work):
     run = open_run(work / "runs" / "paper", work / "data" / "mini")
-    plant(run, "fused", "arousal-random", right=0.97, seed=9)
-    text = evaluate(work)
+    plant(run, "fused", "arousal", right=0.97, seed=9, **RANDOM)
+    text = evaluate(work, "--details")
     assert line(text, "Table 1: differences", "EEG - EEG random")[-1] == "better"
     assert line(text, "Table 3: differences", "Fused - Fused random")[-1] == "not significant"
 
@@ -213,8 +224,8 @@ def test_a_verdict_needs_both_tests(by_subjects, by_folds, difference, expected)
 
 def set_amigos(work, name, simulated):
     edit_manifest(work / "data" / "mini", lambda manifest: manifest.update(dataset=name, simulated=simulated))
-    path = work / "runs" / "paper" / "run.json"
-    path.write_text(path.read_text().replace('"data_set": "mini"', f'"data_set": "{name}"'))
+    for path in (work / "runs" / "paper").rglob("*.json"):
+        path.write_text(path.read_text().replace('"data_set": "mini"', f'"data_set": "{name}"'))
 
 
 @pytest.mark.parametrize("name, simulated", [("amigos", False), ("amigos", True), ("dreamer", False)])
@@ -232,14 +243,14 @@ def test_the_paper_stands_beside_amigos_alone(work, name, simulated):
     assert {each in text for each in published} == {name == "amigos" and not simulated}
     assert ("paper / ours" in text) == (name == "amigos" and not simulated)
     assert name in line(text, "What training knew", "Data set")[0]
-    assert re.fullmatch(r"0\.\d{3} ± 0\.\d{3}", line(text, "Table 4", "AMIGOS EEG")[0])
+    assert re.fullmatch(r"(-/)?0\.\d{3} ?± ?0\.\d{3}", line(text, "Table 4", "AMIGOS EEG")[0])
     assert max(map(len, text.splitlines())) <= 120
     if "paper / ours" in text:
         assert re.findall(r"gives P < (\S+) for", " ".join(text.split())) == ["1e-05", "0.001", "0.0001"]
         assert line(text, "Table 1", "No")[0].startswith("0.76±0.0073/0.")
         assert line(text, "Table 4", "EEG [6]") == ["0.577", "0.564"]
         assert line(text, "Table 4", "Fused: EEG+ECG+GSR [6]") == ["0.564", "0.560"]
-        assert line(text, "Table 4", "EEG, paper") == ["0.80 ± 0.0094", "0.77 ± 0.0091"]
+        assert [cell[:11] for cell in line(text, "Table 4", "EEG")] == ["0.80±0.0094", "0.77±0.0091"]
 
 
 # ---- protocols -------------------------------------------------------------------------------------------------------
@@ -265,7 +276,7 @@ def two_protocols(tmp_path_factory):
 def side_by_side(two_protocols):
     """What evaluate.py prints of both runs, and as JSON."""
     runs = "runs/segment", "runs/subject"
-    return evaluate(two_protocols, runs=runs), json.loads(evaluate(two_protocols, "--json", runs=runs))["runs"]
+    return evaluate(two_protocols, "--details", runs=runs), json.loads(evaluate(two_protocols, "--json", runs=runs))["runs"]
 
 
 def test_the_subject_prior_gives_away_what_segment_folds_measure(side_by_side):
@@ -274,15 +285,15 @@ def test_the_subject_prior_gives_away_what_segment_folds_measure(side_by_side):
     assert by_segment["auroc"]["mean"] == 1.0 and by_segment["accuracy"]["mean"] == 1.0
     assert by_subject["auroc"]["by_fold"] == [0.5] * 3
     words = " ".join(text.split())
-    assert "The subject prior, which sees no signal, tells arousal above chance: AUROC 1.000 [1.000, 1.000] in" in words
-    assert "but not 0.500 [0.500, 0.500] in runs/subject" in words
-    assert "the difference is no evidence that the signals tell arousal" in words
-    assert "does not tell valence above chance" in words
+    said = "Subject prior, arousal (F1 1.000, AUROC 1.000 [1.000, 1.000])"
+    assert f"- runs/segment: A prior, which sees no signal, is above chance: {said}" in words
+    assert "A model can score as much by recognising a person or a video; that is no evidence that the signals" in words
+    assert words.count("Subject prior, arousal (F1") == 1 and "Subject prior, valence (F1" not in words
 
 
 def test_the_leakage_tax_has_an_interval(side_by_side):
     text, found = side_by_side
-    tax = [each for each in found[0]["protocols"] if (each["row"], each["score"]) == ("EEG", "auroc")]
+    tax = [each for each in found[0]["protocols"] if (each["model"], each["score"]) == ("EEG", "auroc")]
     means = [[each["table"]["EEG"][target]["auroc"]["mean"] for each in found] for target in paper.TARGETS]
     assert [each["difference"] for each in tax] == pytest.approx([one - other for one, other in means], abs=1e-12)
     for each in tax:
@@ -318,9 +329,8 @@ def test_what_saw_the_test_data(tmp_path, normalise, threshold, saw):
 def test_another_threshold_is_another_task(two_protocols, tmp_path):
     work = shutil.copytree(two_protocols, tmp_path / "work")
     plant(open_run(work / "runs" / "other", work / "data" / "mini", threshold="5"), "eeg", "arousal")
-    said = "The labels differ, too: high is above --threshold global in the 1st, 5 in the 2nd."
-    assert said in " ".join(evaluate(work, runs=("runs/segment", "runs/other")).split())
-    assert "The labels differ" not in evaluate(work, runs=("runs/segment", "runs/subject"))
+    cells = line(evaluate(work, runs=("runs/segment", "runs/other")), "What training knew", "High is above")
+    assert cells == ["mean of all trials, test included", "5, fixed"]
 
 
 def test_runs_of_other_data_are_not_compared(two_protocols, tmp_path):
@@ -331,36 +341,46 @@ def test_runs_of_other_data_are_not_compared(two_protocols, tmp_path):
     assert done.returncode == 2 and "runs/other" in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_every_row_that_is_read_is_printed(work):
+def test_every_model_that_is_read_is_printed(work):
     run = open_run(work / "runs" / "new", work / "data" / "mini")
-    controls = {"eeg": ("", "-frozen", "-shuffled", "-frozen-shuffled", "-fraction0.5", "-shuffled-fraction0.5")}
-    for model in ("eeg", "ecg", "fused", "fused-crossfit", "classical-eeg", "classical-both"):
-        for random in ("",) if model.startswith("classical") else ("", "-random"):
-            for control in controls.get(model, ("", "-shuffled")):
-                plant(run, model, f"arousal{random}{control}", right=0.6)
+    half = {"label_fraction": 0.5}
+    controls = {"eeg": ({}, FROZEN, SHUFFLED, {**FROZEN, **SHUFFLED}, half, {**SHUFFLED, **half})}
+    for model in ("eeg", "ecg", "fused", "classical-eeg", "classical-both"):
+        for init in ({},) if model.startswith("classical") else ({}, RANDOM):
+            for control in controls.get(model, ({}, SHUFFLED)):
+                plant(run, model, "arousal", right=0.6, **init, **control)
     found = json.loads(evaluate(work, "--json", runs=("runs/new",)))
-    printed = {cells[0] for each in found["tables"] for cells in each["rows"]}
-    assert len(found["runs"][0]["table"]) > 30 and found["runs"][0]["table"].keys() <= printed
+    printed = {cells[0] for each in found["tables"] for cells in each["lines"]}
+    assert len(found["runs"][0]["table"]) > 25 and found["runs"][0]["table"].keys() <= printed
 
 
 def test_a_run_without_pretraining_is_compared_with_what_is_simple(work):
     run = open_run(work / "runs" / "new", work / "data" / "mini")
-    plant(run, "eeg", "arousal-random")
+    plant(run, "eeg", "arousal", **RANDOM)
     plant(run, "classical-eeg", "arousal", right=0.5)
-    text = evaluate(work, runs=("runs/new",))
+    text = evaluate(work, "--details", runs=("runs/new",))
     for other in ("Majority class", "Subject prior", "Video prior", "Classical EEG"):
         assert line(text, "Beside every model: differences", f"EEG random - {other}")
 
 
 def test_folds_of_a_classical_model_fitted_otherwise_are_said(work):
     run = open_run(work / "runs" / "paper", work / "data" / "mini")
-    plant(run, "classical-eeg", "arousal")
-    for fold, grid in ((0, [1.0]), (1, [1.0]), (2, [0.1, 1.0])):
-        identity = {**run.identity, "fold": fold, "regularisation": grid}
-        path = run.folder / "classical-eeg" / f"fold{fold}" / "arousal.json"
-        path.write_text(json.dumps({"identity": identity}))
+    grids = {0: [1.0], 1: [1.0], 2: [0.1, 1.0]}
+    flags = {fold: {"baseline": {"regularisation": grid}} for fold, grid in grids.items()}
+    plant(run, "classical-eeg", "arousal", flags=flags)
     said = "note: Classical EEG, arousal: the folds were trained with different --regularisation ([1.0], [0.1, 1.0])\n"
     assert said in evaluate(work)
+
+
+def test_folds_trained_otherwise_are_said_stage_by_stage(work):
+    run = open_run(work / "runs" / "paper", work / "data" / "mini")
+    flags = {}
+    for fold in range(3):
+        pretrain = {"lr": 1e-3, "epochs": 2 + (fold == 1), "extra": ["ab"] * (fold == 2)}
+        flags[fold] = {"finetune": {"lr": 1e-4 * (1 + fold % 2), "threads": fold, "fold": fold}, "pretrain": pretrain}
+    plant(run, "eeg", "arousal", flags=flags)
+    said = "different --lr (0.0001, 0.0002), pretrain.py's --epochs (2, 3), pretrain.py's --extra\n"
+    assert f"note: EEG, arousal: the folds were trained with {said}" in evaluate(work)
 
 
 # ---- controls --------------------------------------------------------------------------------------------------------
@@ -368,29 +388,29 @@ def test_folds_of_a_classical_model_fitted_otherwise_are_said(work):
 
 def test_variants_stand_in_tables_of_their_own(work):
     run = open_run(work / "runs" / "paper", work / "data" / "mini")
-    for model, stem, right in (
-        *(("eeg", "arousal-frozen", 0.2), ("eeg", "arousal-random-frozen", 0.6), ("eeg", "arousal-shuffled", 0.5)),
-        *(("eeg", "arousal-fraction0.1", 0.9), ("eeg", "arousal-random-fraction0.1", 0.6)),
-        *(("fused-crossfit", "arousal", 0.97), ("classical-eeg", "arousal", 0.8), ("classical-both", "arousal", 0.8)),
+    tenth = {"label_fraction": 0.1}
+    for model, variant, right in (
+        *(("eeg", FROZEN, 0.2), ("eeg", {**RANDOM, **FROZEN}, 0.6), ("eeg", SHUFFLED, 0.5)),
+        *(("eeg", tenth, 0.9), ("eeg", {**RANDOM, **tenth}, 0.6)),
+        *(("classical-eeg", {}, 0.8), ("classical-both", {}, 0.8)),
     ):
-        plant(run, model, stem, right, seed=4)
-    text = evaluate(work)
+        plant(run, model, "arousal", right, seed=4, **variant)
+    text = evaluate(work, "--details")
     assert line(text, "Frozen encoders: differences", "EEG - EEG, frozen")[-1] == "better"
     assert line(text, "Is it the signal?", "EEG, shuffled labels")[-1] == "inside"
     assert line(text, "Is it the signal?", "EEG")[-1] == "outside"
-    assert line(text, "Scarce labels: pre-trained - not", "EEG, 10 % - EEG random, 10 %")[0] == "arousal F1"
-    assert line(text, "Fusion rules: differences", "Fused - Fused, cross-fitted")[-1] == "not significant"
+    assert line(text, "Scarce labels: differences", "EEG, 10 % - EEG random, 10 %")[0] == "arousal F1"
     assert line(text, "Beside every model: differences", "EEG - Classical EEG")[-1] in ("better", "not significant")
     assert "Classical both" in table(text, "Beside every model: macro F1")
-    assert line(text, "Scarce labels", "EEG") and "Fused, cross-fitted" in table(text, "Beside every model: macro F1")
+    assert line(text, "Scarce labels;", "EEG")
     assert "shuffled" not in table(text, "Beside every model: macro F1")
 
 
 def test_fewer_labels_are_fewer_training_segments_to_the_corrected_intervals(work):
     run = open_run(work / "runs" / "paper", work / "data" / "mini")
     stems = "arousal-fraction0.25", "arousal-random-fraction0.25"
-    for stem, right in zip(stems, (0.9, 0.7)):
-        plant(run, "eeg", stem, right, seed=4)
+    for init, right in (({}, 0.9), (RANDOM, 0.7)):
+        plant(run, "eeg", "arousal", right, seed=4, label_fraction=0.25, **init)
     found = json.loads(evaluate(work, "--json"))["runs"][0]
     splits = [run.split(fold) for fold in range(3)]
     test, train = ([(run.folds[each[name]] >= 0).sum() for each in splits] for name in ("test", "train"))
@@ -398,42 +418,36 @@ def test_fewer_labels_are_fewer_training_segments_to_the_corrected_intervals(wor
     f1 = found["table"]["EEG, 25 % of labels"]["arousal"]["f1"]
     assert f1["corrected"] / f1["interval"] == pytest.approx(np.sqrt(1 + 3 * ratio), abs=1e-12)
     files = [[load(run, "eeg", fold, stem) for fold in range(3)] for stem in stems]
-    auroc = [[metrics.roc_auc_score(each["label"], each["probability"]) for each in of_row] for of_row in files]
+    auroc = [[metrics.roc_auc_score(each["label"], each["probability"]) for each in folds] for folds in files]
     t = stats.ttest_rel(*auroc).statistic / np.sqrt(1 + 3 * ratio)
-    tests = {(each["first"], each["score"]): each for each in found["tests"]["Scarce labels: pre-trained - not"]}
-    assert tests["eeg-fraction0.25", "auroc"]["corrected"] == pytest.approx(2 * stats.t.sf(abs(t), 2), abs=1e-12)
+    tests = {(each["first"], each["score"]): each for each in found["tests"]["Scarce labels: differences"]}
+    assert tests["EEG, 25 % of labels", "auroc"]["corrected"] == pytest.approx(2 * stats.t.sf(abs(t), 2), abs=1e-12)
 
 
 def test_predictions_on_another_set(work):
     other = write_set(work / "data" / "other", name="other", subjects=5, unrated=1, seed=7)
-    run, data = open_run(work / "runs" / "paper", work / "data" / "mini"), folds.open_segments(other)
+    run, data = open_run(work / "runs" / "paper", work / "data" / "mini"), open_segments(other)
     labels = folds.labels(data.table, "arousal", "global")
-    test = np.flatnonzero(labels >= 0)
+    test, model = np.flatnonzero(labels >= 0), replace(MODELS["eeg"], tested_on="other")
+    about = {"tested_data": "data/other", "tested_sha256": data_sha256(data)}
     for fold in range(3):
-        predictions = np.empty(len(test), loop.PREDICTION_DTYPE)
-        predictions["segment"], predictions["label"] = test, labels[test]
-        predictions["probability"] = np.random.default_rng(fold).random(len(test))
-        path = run.folder / "eeg" / f"fold{fold}" / "arousal@other.npy"
-        np.save(path, predictions)
-        about = {"data": "data/other", "data_set": "other", "threshold": "global"}
-        path.with_suffix(".json").write_text(json.dumps({**about, "data_sha256": folds.data_sha256(data)}))
+        probability = np.random.default_rng(fold).random(len(test)).astype(np.float32)
+        path = predicted(run, model, fold, "arousal", test, labels, probability, **about)
+    assert path == run.folder / "eeg" / "fold2" / "arousal@other.npy"
     found = json.loads(evaluate(work, "--json"))["runs"][0]["table"]["EEG, on other"]["arousal"]
-    auroc = metrics.roc_auc_score(predictions["label"], predictions["probability"])
+    auroc = metrics.roc_auc_score(labels[test], probability)
     assert found["auroc"]["by_fold"][2] == pytest.approx(auroc, abs=1e-12)
-    assert line(evaluate(work), "Other people", "EEG, on other")[1].startswith(f"{found['auroc']['mean']:.3f} [")
-    namesake = run.folder / "eeg" / "fold2" / "arousal@other.json"
-    kept = namesake.read_text()
+    text = evaluate(work, "--details")
+    assert line(text, "Other people", "EEG, on other")[1].startswith(f"{found['auroc']['mean']:.3f} [")
+    kept = path.read_bytes(), path.with_suffix(".json").read_bytes()
     again = write_set(work / "data" / "again", name="other", subjects=5, unrated=1, seed=9)
-    about |= {"data": "data/again", "data_sha256": folds.data_sha256(folds.open_segments(again))}
-    namesake.write_text(json.dumps(about))
     predictions = np.load(path)
     predictions["label"] = folds.labels(np.load(again / "segments.npy"), "arousal", "global")[test]
-    np.save(path, predictions)
-    assert (
-        "fold2/arousal@other.npy: expected predictions on the set of runs/paper/eeg/fold0/arousal@other.npy"
-        in refused(work)
-    )
-    namesake.write_text(kept)
+    more = {"tested_data": "data/again", "tested_sha256": data_sha256(open_segments(again))}
+    replace_predictions(path, predictions, **more)
+    said = "fold2/arousal@other.npy: expected predictions on the set of runs/paper/eeg/fold0/arousal@other.npy"
+    assert said in refused(work)
+    path.write_bytes(kept[0]), path.with_suffix(".json").write_bytes(kept[1])
     write_set(work / "changed", name="other", subjects=5, unrated=1, seed=8)
     shutil.rmtree(other)
     (work / "changed").rename(other)
@@ -451,7 +465,7 @@ def with_field(predictions, name, value):
 @pytest.mark.parametrize(
     "change, expected",
     [
-        (lambda p: p[:-1], "one prediction for each of the 107 test segments of fold 1, found others"),
+        (lambda p: p[:-1], "one prediction for each of the 107 test segments of fold 1, none twice, found others"),
         (lambda p: np.concatenate([p, p[:1]]), "none twice"),
         (lambda p: np.concatenate([p[1:], p[1:2]]), "none twice"),
         (lambda p: with_field(p, "label", 1 - p["label"]), "labels of --threshold"),
@@ -461,7 +475,7 @@ def with_field(predictions, name, value):
 )
 def test_predictions_that_are_not_the_folds_are_refused(work, change, expected):
     path = work / "runs" / "paper" / "ecg" / "fold1" / "arousal.npy"
-    np.save(path, change(np.load(path)))
+    replace_predictions(path, change(np.load(path)))
     said = refused(work)
     assert expected in said and "ecg/fold1/arousal.npy" in said
 
@@ -469,31 +483,65 @@ def test_predictions_that_are_not_the_folds_are_refused(work, change, expected):
 def test_predictions_of_another_run_are_refused(work):
     other = open_run(work / "runs" / "other", work / "data" / "mini", fold_seed=1)
     plant(other, "ecg", "arousal")
-    shutil.copy(other.folder / "ecg" / "fold1" / "arousal.npy", work / "runs" / "paper" / "ecg" / "fold1")
+    path = work / "runs" / "paper" / "ecg" / "fold1" / "arousal.npy"
+    shutil.copy(other.folder / "ecg" / "fold1" / "arousal.npy", path)
+    assert "ecg/fold1/arousal.npy: not the predictions that" in refused(work)
+    replace_predictions(path, np.load(path))
     assert "ecg/fold1/arousal.npy: expected one prediction for each" in refused(work)
+    shutil.copy(other.folder / "ecg" / "fold1" / "arousal.json", path.parent)
+    assert "ecg/fold1/arousal.json: expected fold seed 0, found 1" in refused(work)
 
 
-def test_a_model_of_another_run_beside_its_predictions_is_refused(work):
-    run = open_run(work / "runs" / "paper", work / "data" / "mini")
-    path = run.folder / "ecg" / "fold1" / "arousal.pt"
-    torch.save({"identity": {**run.identity, "fold": 1, "target": "arousal", "seed": 1}, "flags": {}}, path)
-    assert "ecg/fold1/arousal.pt: expected a checkpoint with seed 0, found 1" in refused(work)
-    path.write_bytes(path.read_bytes()[:100])
-    assert "ecg/fold1/arousal.pt: not a checkpoint that can be loaded" in refused(work)
+def test_a_model_that_was_trained_again_after_its_predictions_is_refused(work):
+    path = work / "runs" / "paper" / "ecg" / "fold1" / "arousal.npy"
+    files = [path.with_name(name) for name in ("pretrain.pt", "arousal.pt")]
+    for file in files:
+        file.write_bytes(b"first")
+    parents = {"ecg/fold1/pretrain.pt": sha256_of_file(files[0])}
+    replace_predictions(path, np.load(path), parents=parents, checkpoint_sha256=sha256_of_file(files[1]))
+    evaluate(work)
+    for file in files:
+        file.write_bytes(b"second")
+        said = f"ecg/fold1/{file.name} was trained again since; call finetune.py again with --fresh"
+        assert said in refused(work) and "ecg/fold1/arousal.npy: " in refused(work)
+        file.unlink()  # what is gone cannot be compared
+        evaluate(work)
 
 
 def test_a_fold_that_the_run_does_not_have_is_refused(work):
     folder = work / "runs" / "paper" / "ecg"
     shutil.copytree(folder / "fold1", folder / "fold3")
+    assert "ecg/fold3/arousal.npy: its record is that of runs/paper/ecg/fold1/arousal.npy" in refused(work)
+    replace_predictions(folder / "fold3" / "arousal.npy", np.load(folder / "fold3" / "arousal.npy"), fold=3)
     assert "ecg/fold3/arousal.npy: expected a fold of runs/paper" in refused(work)
 
 
-def test_a_file_that_is_no_prediction_is_named(work):
+@pytest.mark.parametrize("change", [{"fold": "1"}, {"flags": None}, {"modalities": []}, {"family": "other"}])
+def test_a_damaged_record_is_refused(work, change):
+    path = work / "runs" / "paper" / "ecg" / "fold1" / "arousal.npy"
+    replace_predictions(path, np.load(path), **change)
+    said = refused(work)
+    assert ("ecg/fold1/arousal." in said and "expected the record of arousal.npy" in said) or "its record is" in said
+    path.with_suffix(".json").write_text('{"identity"')
+    assert "ecg/fold1/arousal.json: expected the record of arousal.npy as JSON" in refused(work)
+
+
+def test_predictions_without_a_record_are_named(work):
     folder = work / "runs/paper/eeg/fold0"
-    for name in ("old", "random-out1of5"):  # the second is of a model that cross-fitted fusion is made from
-        shutil.copy(folder / "arousal.npy", folder / f"arousal-{name}.npy")
-    notes = [each for each in evaluate(work).splitlines() if each.startswith("note: ")]
+    shutil.copy(folder / "arousal.npy", folder / "arousal-old.npy")
+    notes = [each for each in evaluate(work).splitlines() if "not read" in each]
     assert len(notes) == 1 and notes[0].startswith("note: runs/paper/eeg/fold0/arousal-old.npy: not read")
+    for record in (work / "runs" / "paper").rglob("arousal*.json"):
+        record.unlink()
+    said = refused(work)
+    assert "runs/paper: no predictions yet" in said and "no record (.json) lies beside it" in said
+
+
+def test_fused_models_of_other_modalities_are_not_averaged(work):
+    path = work / "runs" / "paper" / "fused" / "fold1" / "arousal.npy"
+    replace_predictions(path, np.load(path), modalities=["eeg", "ecg", "eda"])
+    said = "fused/fold1/arousal.npy: expected a model of eeg and ecg as in other folds, found eeg and ecg and eda"
+    assert said in refused(work)
 
 
 def test_one_class_folds_are_marked(two_protocols, tmp_path):
@@ -503,19 +551,20 @@ def test_one_class_folds_are_marked(two_protocols, tmp_path):
     plant(run, "eeg", "valence", right=0.8)
     text = evaluate(work, runs=("runs/single",))
     assert line(text, "Beside every model: macro F1", "EEG")[0].endswith("†")
-    assert line(text, "Beside every model: AUROC", "EEG")[0] == "-"  # every fold tests one subject, of one class
-    assert "EEG, arousal: one class alone in fold 0 1 2" in text
+    details = evaluate(work, "--details", runs=("runs/single",))
+    assert line(details, "Beside every model: AUROC", "EEG")[0] == "-"  # every fold tests one subject, of one class
+    assert "Where a mark † stands, folds test one class alone" in " ".join(details.split())
     found = json.loads(evaluate(work, "--json", runs=("runs/single",)))["runs"][0]["table"]["EEG"]["arousal"]
     assert found["one_class"] == list(range(12)) and found["auroc"]["mean"] is None
 
 
 def test_shuffled_labels_of_one_fold_alone(work):
-    plant(open_run(work / "runs" / "paper", work / "data" / "mini"), "eeg", "arousal-shuffled", right=0.6, only=[1])
-    text = evaluate(work)
+    run = open_run(work / "runs" / "paper", work / "data" / "mini")
+    plant(run, "eeg", "arousal", right=0.6, only=[1], **SHUFFLED)
+    text = evaluate(work, "--details")
     cells = line(text, "Is it the signal?", "EEG, shuffled labels")
     low, high = map(float, cells[2].strip("[]").split(", "))
     assert low < 0.5 < high and cells[3:] == ["1.0000", "inside"]
-    assert "Too few folds (1): P of shuffled labels cannot be below 1." in " ".join(text.split())
 
 
 def test_runs_with_the_same_folds_are_compared_over_those_of_both(work):
@@ -525,29 +574,159 @@ def test_runs_with_the_same_folds_are_compared_over_those_of_both(work):
     assert line(text, "Protocols side by side, AUROC", "EEG")[2].startswith("+0.000 [0.000, 0.000]")
 
 
-@pytest.mark.parametrize("flags", [("--rows", 3), ("--out", "shown")])
-def test_flags_of_the_report_need_it(work, flags):
-    assert "they need --report" in refused(work, *flags)
-
-
 def test_the_tables_come_also_where_the_report_cannot(work):
-    flags = "--run", "runs/paper", "--data", "data/mini", *FEW, "--report", "--rows", 10**6
-    finished = call("evaluate.py", *flags, cwd=work)
+    (work / "runs/paper/eeg/fold0/arousal.jsonl").write_text('{"epoch": 1')
+    finished = call("evaluate.py", "--run", "runs/paper", "--data", "data/mini", *FEW, "--report", cwd=work)
     assert finished.returncode == 2 and "Table 3" in finished.stdout
-    assert finished.stderr.startswith("evaluate.py: segment 1000000: ") and finished.stderr.count("\n") == 1
+    assert "arousal.jsonl: line 1: expected JSON" in finished.stderr and finished.stderr.count("\n") == 1
 
 
 def test_another_set_that_was_moved_is_left_out_and_said(work):
-    path = work / "runs" / "paper" / "eeg" / "fold1" / "arousal@far.npy"
-    shutil.copy(path.with_name("arousal.npy"), path)
-    path.with_suffix(".json").write_text('{"data": "data/far", "data_sha256": "", "threshold": "global"}')
-    notes = [each for each in evaluate(work).splitlines() if each.startswith("note: ")]
+    run = open_run(work / "runs" / "paper", work / "data" / "mini")
+    test, model = run.split(1)["test"], replace(MODELS["eeg"], tested_on="far")
+    labels, probability = np.ones(len(run.data.table), int), np.ones(len(test))
+    about = {"tested_data": "data/far", "tested_sha256": ""}
+    predicted(run, model, 1, "arousal", test, labels, probability, **about)
+    notes = [each for each in evaluate(work).splitlines() if "not read" in each]
     assert len(notes) == 1 and notes[0].startswith("note: runs/paper/eeg/fold1/arousal@far.npy: not read")
     assert "data/far" in notes[0]
 
 
 def test_report_is_written_beside_the_tables(work):
-    said = evaluate(work, "--report", "--out", "shown", "--rows", 3)
-    assert said.endswith("\nshown/report.html: these tables and the pictures of shown/figures\n")
-    assert "Table 1" in (work / "shown" / "report.html").read_text()
-    assert (work / "shown" / "figures" / "paper-segment3-arousal.png").exists()
+    said = evaluate(work, "--report")
+    assert said.endswith("\nruns/paper/report.html: these tables and the pictures of runs/paper/figures\n")
+    assert "Table 1" in (work / "runs/paper/report.html").read_text()
+    assert (work / "runs/paper/figures/paper-overview.png").exists()
+
+
+# ---- what is printed -------------------------------------------------------------------------------------------------
+
+
+def test_without_details_one_screen_is_printed(work):
+    run = open_run(work / "runs" / "paper", work / "data" / "mini")
+    plant(run, "eeg", "arousal", right=0.5, **SHUFFLED)
+    lines = evaluate(work).splitlines()
+    titles = [each.split(";")[0].split(":")[0].strip("*") for each in lines if each.startswith("**")]
+    expected = ["What training knew of the test segments", "Table 1", "Table 2", "Table 3", "Beside every model"]
+    assert titles == [*expected, "What to doubt"] and len(lines) < 70
+    assert sum(each.startswith("- ") for each in lines) == 3
+    assert lines[-1].startswith("--details prints differences") and "--report" in lines[-1]
+
+
+def doubts(work) -> list[str]:
+    """The sentences below "What to doubt"."""
+    text = " ".join(evaluate(work).split("**What to doubt**")[1].split("--details")[0].split())
+    return [each.strip() for each in text.split("- ")[1:]]
+
+
+def test_what_to_doubt_follows_from_the_run(tmp_path):
+    data = write_set(tmp_path / "data" / "mini", subjects=24, unrated=0)
+    edit_manifest(data, lambda manifest: manifest.update(simulated=False))
+    table = np.load(data / "segments.npy")
+    table["arousal"] = np.random.default_rng(0).permutation(len(table)) % 9  # no prior can tell it
+    np.save(data / "segments.npy", table)
+    run = open_run(tmp_path / "runs" / "paper", data, split="subject")
+    plant(run, "eeg", "arousal")
+    said = doubts(tmp_path)
+    starts = "The first ± and P t", "Test data entered before training: signals", "Each model was trained once, with"
+    assert len(said) == 3 and all(each.startswith(start) for each, start in zip(said, starts))
+    (run.folder / "eeg" / "fold1" / "arousal.npy").unlink(), (run.folder / "eeg" / "fold1" / "arousal.json").unlink()
+    assert doubts(tmp_path)[0].startswith("Folds are missing")
+    edit_manifest(data, lambda manifest: manifest.update(simulated=True))
+    assert [each[:11] for each in doubts(tmp_path)[:2]] == ["The signals", "Folds are m"]
+
+
+@pytest.mark.parametrize("missing, flags", [("torch matplotlib PIL", ()), ("matplotlib", ("--report",)), ("sklearn", ())])
+def test_packages_that_are_not_needed_may_be_missing(work, missing, flags):
+    code = f"""
+import runpy, sys
+class Missing:
+    def find_spec(name, *others):
+        if name.split(".")[0] in {missing.split()!r}:
+            raise ModuleNotFoundError("No module named " + name, name=name)
+sys.meta_path.insert(0, Missing)
+sys.path.insert(0, {str(ROOT)!r})
+sys.argv = ["evaluate.py", "--bootstrap", "20", *{list(flags)!r}]
+runpy.run_path({str(ROOT / "evaluate.py")!r}, run_name="__main__")
+"""
+    path = work / "runs" / "paper" / "run.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "data": str(work / "data" / "mini")}))
+    found = subprocess.run([sys.executable, "-c", code], cwd=work, capture_output=True, text=True)
+    if missing.startswith("torch"):
+        assert found.returncode == 0 and "Table 3" in found.stdout, found.stderr
+    else:
+        package = {"matplotlib": "matplotlib", "sklearn": "scikit-learn"}[missing]
+        assert found.returncode == 2 and found.stderr.splitlines()[-1].endswith(f"pip install {package}")
+
+
+# ---- lists, not names ------------------------------------------------------------------------------------------------
+
+
+def test_a_third_modality_is_in_every_table(work, monkeypatch):
+    eda = paper.Modality("EDA", ("EDA",), low=0.05, high=5.0, fused=True)
+    monkeypatch.setitem(paper.MODALITIES, "eda", eda)
+    fused = (*BOTH, "eda")
+    for module in ("analysis.reading", "analysis.compared"):
+        monkeypatch.setattr(f"{module}.FUSED", fused)
+    monkeypatch.setitem(MODELS, "eda", Model("network", ("eda",)))
+    monkeypatch.setitem(MODELS, "fused", Model("fusion", fused))
+    run = open_run(work / "runs" / "new", work / "data" / "mini")
+    for model in ("eeg", "ecg", "eda", "fused"):
+        plant(run, model, "arousal")
+        plant(run, model, "arousal", **RANDOM)
+    plant(run, "eda", "arousal", **SHUFFLED)
+    plant(run, "eda", "arousal", label_fraction=0.5)
+    text = evaluate(work, "--details", runs=("runs/new",))
+    assert line(text, "Table 2: all models", "EDA")[0].startswith("0.")
+    assert line(text, "Table 2: differences", "Fused - EDA") and line(text, "Table 3: fused model", "Yes")
+    assert line(text, "Beside every model: macro F1", "EDA, no pre-training")
+    assert line(text, "Beside every model: differences", "EDA - Video prior")
+    for rule in ("Mean of all", "Maximum of all", "Vote of all"):
+        assert line(text, "Fusion rules;", rule) and line(text, "Fusion rules: differences", f"Fused - {rule}")
+    assert line(text, "Is it the signal?", "EDA, shuffled labels")
+    assert line(text, "Scarce labels;", "EDA, 50 % of labels")
+    assert max(map(len, text.splitlines())) <= 120
+    shutil.rmtree(run.folder / "eda")
+    said = "note: fusion rules, arousal: left out, for there are no predictions of EDA\n"
+    assert said in evaluate(work, runs=("runs/new",))
+
+
+def test_the_papers_fusion_is_of_eeg_and_ecg_alone():
+    assert tables.published(MODELS["fused"], "arousal") == ((0.89, 0.0050), (0.89, 0.0050))
+    assert tables.published(Model("fusion", (*BOTH, "eda")), "arousal") is None
+    assert tables.published(replace(MODELS["fused"], freeze=True), "arousal") is None
+    assert tables.published(MODELS["ecg"], "dominance") is None
+    assert tables.published(replace(MODELS["ecg"], init="random"), "arousal") is None  # the paper has none
+
+
+@pytest.mark.parametrize("name, simulated", [("amigos", False), ("mini", True)])
+def test_a_third_target_is_in_every_table_without_the_papers_numbers(tmp_path, name, simulated):
+    (tmp_path / "tests").symlink_to(ROOT / "tests")
+    code = f"""
+import sys
+sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
+import paper
+paper.TARGETS = (*paper.TARGETS, "dominance")
+from pathlib import Path
+import numpy as np
+import prepared, test_evaluate
+from numpy.lib.recfunctions import append_fields
+data = prepared.write_set(Path("data/mini"), name={name!r})
+table = np.load(data / "segments.npy")
+table = append_fields(table, "dominance", table["arousal"], "f4", usemask=False)
+np.save(data / "segments.npy", table)
+prepared.edit_manifest(data, lambda manifest: manifest.update(simulated={simulated}))
+run = test_evaluate.open_run(Path("runs/paper"), data)
+for model in ("eeg", "ecg", "fused", "amigos-eeg"):
+    for target in paper.TARGETS:
+        test_evaluate.plant(run, model, target)
+print(prepared.done("evaluate.py", "--details", *test_evaluate.FEW, cwd="."))
+"""
+    found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    heads = [each for each in found.stdout.splitlines() if "Dominance" in each or "dominance" in each]
+    assert {"Dominance F1", "Dominance AUROC", "Dominance Acc."} <= {cell for each in heads for cell in re.split(r" *\| *", each)}
+    assert any(each.startswith("| EEG - Majority class ") and "dominance F1" in each for each in heads)
+    assert any(each.startswith("| Fused ") and "| dominance |" in each for each in heads)  # within subjects
+    assert max(map(len, found.stdout.splitlines())) <= 120
+    assert ("-/0." in found.stdout) == (name == "amigos")

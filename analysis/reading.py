@@ -1,0 +1,231 @@
+"""What a run holds: the test predictions of every model, read by the records beside them, and those of the models that
+need no file, which are the priors and the fusion rules.
+
+No checkpoint is opened: a record names the files that a model was made from, and their SHA-256 are compared.
+"""
+
+import argparse
+import functools
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from analysis import scores
+from common.files import sha256_of_file
+from paper import FUSED, MODALITIES, TARGETS
+from protocol import folds, records
+from protocol.records import AGAIN, Model
+from protocol.run import SETTINGS, Run, open_run, resolve_flags
+from protocol.segments import data_sha256, open_segments
+
+SCRIPTS = {"network": "finetune.py", "fusion": "fuse.py", "classical": "baseline.py", "amigos": "baseline.py"}
+PRIORS = [Model("prior", rule=rule) for rule in ("majority", "subject", "video")]
+
+
+def open_runs(folders: list[Path], data: Path | None) -> list[Run]:
+    """The runs as their run.json describe them, all of one data set.
+
+    data: where the data set is now, if it was moved. Raises FileNotFoundError where there is no run, and ValueError
+    where its data or folds were changed.
+    """
+    runs = []
+    for folder in folders:
+        if not (folder / "run.json").exists():
+            raise FileNotFoundError(
+                f"{folder / 'run.json'}: no such run; expected the folder that finetune.py wrote to"
+            )
+        args = argparse.Namespace(run=folder, data=data, **dict.fromkeys(SETTINGS))
+        resolve_flags(args)
+        runs.append(open_run(args))
+        if runs[-1].settings["data_sha256"] != runs[0].settings["data_sha256"]:
+            raise ValueError(f"--run: expected runs of one data set, found others in {folders[0]} and {folder}")
+    return runs
+
+
+def rated_parts(run: Run) -> dict:
+    """(fold, target) -> labels (n,), rated training rows and rated test rows, where both parts have a rating."""
+    parts = {}
+    for fold in range(run.settings["n_folds"]):
+        rows = run.split(fold)
+        for target in TARGETS:
+            labels = run.labels(target, rows["train"])
+            train, test = (folds.rated(labels, rows[part]) for part in ("train", "test"))
+            if len(train) and len(test):
+                parts[fold, target] = labels, train, test
+    return parts
+
+
+def numbers(table: np.ndarray) -> dict[str, np.ndarray]:
+    """The subject and the trial of each segment as numbers, subjects in the order of their names."""
+    return {"subject": folds.units(table, "subject"), "trial": folds.trials(table)}
+
+
+def pack(table: dict, fold: int, segment: np.ndarray, label: np.ndarray, probability: np.ndarray) -> np.ndarray:
+    """The predictions (m,) of one fold as scores.PREDICTIONS, in the order of segments; table: `numbers`."""
+    packed = np.empty(len(segment), scores.PREDICTIONS)
+    packed["fold"], packed["segment"], packed["label"], packed["probability"] = fold, segment, label, probability
+    packed["subject"], packed["trial"] = table["subject"][segment], table["trial"][segment]
+    return np.sort(packed, order="segment")
+
+
+def join(targets: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
+    """target -> the predictions of all folds in one array, fold after fold."""
+    found = {target: np.concatenate(targets[target]) for target in TARGETS if target in targets}
+    return {target: np.sort(each, order=["fold", "segment"]) for target, each in found.items()}
+
+
+def read_models(run: Run, parts: dict) -> tuple[dict, list[str]]:
+    """Model -> target -> predictions (scores.PREDICTIONS) of all models that wrote some, and notes for the user.
+
+    parts: `rated_parts`. Raises ValueError where predictions or their record are damaged, of another run, or of a model
+    that was trained again since.
+    """
+    table, sha256 = numbers(run.data.table), functools.cache(sha256_of_file)
+    read, made_by, known, sets, without, notes = {}, {}, {}, {}, [], []
+    paths = sorted(run.folder.glob("*/fold*/*.npy"))
+    for path in tqdm(paths, desc=f"reading {run.folder}", unit="file", disable=None, leave=False):
+        # Without its record nobody can say which model made a prediction.
+        if not path.with_suffix(".json").exists():
+            without.append(path)
+            continue
+        record = records.read_record(path)
+        model, fold, target = records.model_of_record(record), record["fold"], record["target"]
+        check_origin(path, run, record, model, parts, sha256)
+        # A modality that is new in paper.py makes other fused models, of the same name.
+        first = known.setdefault((model.folder, model.suffix), model)
+        if first != model:
+            expected, found = (" and ".join(each.modalities) for each in (first, model))
+            raise ValueError(f"{path}: expected a model of {expected} as in other folds, found {found}; {AGAIN}")
+        # The labels are those of the run, or those of another labelled set, which may have been moved.
+        if model.tested_on:
+            try:
+                found = read_elsewhere(path, record, sets)
+            except FileNotFoundError as error:
+                notes.append(f"{path}: not read, for {error.filename or error}: {error.strerror or 'missing'}")
+                continue
+        else:
+            labels, _, test = parts[fold, target]
+            what = f"test segments of fold {fold}"
+            found = read_checked(path, table, fold, test, labels, what, run.settings["threshold"])
+        read.setdefault(model, {}).setdefault(target, []).append(found)
+        made_by.setdefault((model, target), []).append(record)
+    if without:
+        more = f" and {len(without) - 1} more" * (len(without) > 1)
+        why = "not read, for no record (.json) lies beside it; call the script that wrote it again"
+        notes.append(f"{without[0]}{more}: {why}")
+    for (model, target), found in made_by.items():
+        if differing := differing_flags(model, found):
+            notes.append(f"{model.label}, {target}: the folds were trained with different {differing}")
+    return {model: join(read[model]) for model in sorted(read, key=place_of)}, notes
+
+
+def place_of(model: Model) -> tuple:
+    """The place of a model among others: by script, then by modality, then by variant."""
+    modalities = [list(MODALITIES).index(each) if each in MODALITIES else len(MODALITIES) for each in model.modalities]
+    return list(SCRIPTS).index(model.family), len(modalities), modalities, model.suffix
+
+
+def check_origin(path: Path, run: Run, record: dict, model: Model, parts: dict, sha256) -> None:
+    """Raises ValueError unless the record of the predictions `path` is of this run, fold and model, and the files that
+    the model was made from are still the same; sha256: file -> hash."""
+    fold, target, script = record["fold"], record["target"], SCRIPTS.get(model.family, "its script")
+    identity = {**run.identity, "threshold": run.settings["threshold"]}
+    records.check_record(path.with_suffix(".json"), record, identity, f"call {script} again with --fresh")
+    own = model.path(run.folder, fold, target, ".npy")
+    if model.family not in SCRIPTS or own != path:
+        raise ValueError(f"{path}: its record is that of {own}; {AGAIN}")
+    if (fold, target) not in parts:
+        raise ValueError(f"{path}: expected a fold of {run.folder} with {target} ratings, found {fold}; {AGAIN}")
+    # The models that it was made from, and its own checkpoint, which baseline.py does not have.
+    made_of = dict(record["parents"])
+    if "checkpoint_sha256" in record:
+        checkpoint = replace(model, tested_on="").path(run.folder, fold, target, ".pt")
+        made_of[checkpoint.relative_to(run.folder).as_posix()] = record["checkpoint_sha256"]
+    records.check_parents(path, {"parents": made_of}, run.folder, script, sha256)
+
+
+def read_checked(path: Path, table: dict, fold: int, test, labels, what: str, threshold: str) -> np.ndarray:
+    """The predictions of a file as scores.PREDICTIONS; ValueError unless it predicts each of the rows `test` (m,) once,
+    with `labels` (n,) as --threshold gives them; table: `numbers`; what: how the rows are called."""
+    predictions = records.read_predictions(path)
+    if not np.array_equal(np.sort(predictions["segment"]), test):
+        expected = f"one prediction for each of the {len(test)} {what}, none twice"
+    elif not np.array_equal(predictions["label"], labels[predictions["segment"]]):
+        expected = f"the labels of --threshold {threshold}"
+    elif not ((predictions["probability"] >= 0) & (predictions["probability"] <= 1)).all():
+        expected = "probabilities from 0 to 1"
+    else:
+        return pack(table, fold, *(predictions[name] for name in predictions.dtype.names))
+    raise ValueError(f"{path}: expected {expected}, found others; {AGAIN}")
+
+
+def read_elsewhere(path: Path, record: dict, sets: dict) -> np.ndarray:
+    """Predictions (scores.PREDICTIONS) on the other labelled set that the record names.
+
+    sets: name -> the first predictions read on a set of that name, and the set's hash. Raises FileNotFoundError where
+    the set was moved, and ValueError where it was changed or is another of the same name.
+    """
+    name, threshold, folder = record["tested_on"], str(record["threshold"]), str(record.get("tested_data"))
+    data = open_segments(folder)
+    sha256 = data_sha256(data)
+    if record.get("tested_sha256") != sha256:
+        raise ValueError(f"{path}: expected predictions on {folder} as it is now, found others; {AGAIN}")
+    first = sets.setdefault(name, (path, sha256))
+    if first[1] != sha256:
+        raise ValueError(
+            f"{path}: expected predictions on the set of {first[0]}, found some on another set of that name; remove "
+            "those of one, and prepare it with another --name"
+        )
+    labels = folds.labels(data.table, record["target"], threshold)
+    test, what = np.flatnonzero(labels >= 0), f"rated segments of {folder}"
+    return read_checked(path, numbers(data.table), record["fold"], test, labels, what, threshold)
+
+
+def differing_flags(model: Model, of_folds: list[dict]) -> str:
+    """The flags in which the records of a model's folds differ: "--lr (0.001, 0.0003), pretrain.py's --extra"."""
+    values, found = {}, []  # (script, flag) -> its value in each fold
+    for stage, name in {(stage, name) for each in of_folds for stage, flags in each["flags"].items() for name in flags}:
+        known = (str(each["flags"].get(stage, {}).get(name)) for each in of_folds)
+        values[f"{stage}.py", name] = list(dict.fromkeys(known))
+    for (script, name), different in sorted(values.items()):
+        if len(different) > 1 and (name == "extra" or name not in (*records.FREE_FLAGS, "fold")):
+            whose = "" if script == SCRIPTS[model.family] else f"{script}'s "
+            shown = "" if name == "extra" else f" ({', '.join(different)})"  # paths, or hashes of the sets
+            found.append(f"{whose}--{name.replace('_', '-')}{shown}")
+    return ", ".join(found)
+
+
+def priors(run: Run, parts: dict, targets: set[str]) -> dict:
+    """Model -> target -> predictions of the majority class, the subject prior and the video prior, over every fold with
+    ratings of these targets."""
+    table, found = numbers(run.data.table), {}
+    groups = np.zeros(len(run.data.table), int), table["subject"], folds.units(run.data.table, "video")
+    for model, group in zip(PRIORS, groups):
+        for (fold, target), (labels, train, test) in parts.items():
+            if target in targets:
+                high = scores.prior(labels[train], group[train], group[test])
+                found.setdefault(model, {}).setdefault(target, []).append(pack(table, fold, test, labels[test], high))
+    return {model: join(targets) for model, targets in found.items()}
+
+
+def fusion_rules(models: dict) -> tuple[dict, list[str]]:
+    """Model -> target -> predictions of the fusion rules that need no training, over the folds that the models of all
+    fused modalities predict; and notes on modalities for which they had to be left out."""
+    singles, found, notes = [Model("network", (name,)) for name in FUSED], {}, []
+    for target in TARGETS:
+        there = [models[single][target] for single in singles if target in models.get(single, {})]
+        missing = [single.label for single in singles if target not in models.get(single, {})]
+        if len(there) > 1 and missing:
+            notes.append(f"fusion rules, {target}: left out, for there are no predictions of {', '.join(missing)}")
+        if len(there) < 2 or missing:
+            continue
+        # The folds that all predict, and in each the same segments in the same order.
+        common = functools.reduce(np.intersect1d, [each["fold"] for each in there])
+        there = [each[np.isin(each["fold"], common)] for each in there]
+        for rule, fuse in scores.RULES.items() if len(common) else ():
+            fused = there[0].copy()
+            fused["probability"] = fuse(np.stack([each["probability"] for each in there]))
+            found.setdefault(Model("rule", FUSED, rule=rule), {})[target] = fused
+    return found, notes
