@@ -2,43 +2,43 @@
 
     python tune.py --stage finetune --modality eeg --target arousal --fold 3 --trials 50
 
-Every flag that is not one of those below goes to the stage, and what it names is not searched. The first trial is the
-stage as those flags leave it, the paper's numbers; the others are drawn from SPACE by --seed. ASHA stops a trial whose
-validation loss is, at some epoch, not among the best of those that came as far before it. The folder
+Every flag that tune.py does not know goes to the stage, and a hyper-parameter that is named there is not searched. The
+first trial takes the others as the stage does, the paper's numbers; the following trials draw them from SPACE, by
+--seed. ASHA stops a trial whose validation loss, at some epoch, is not among the best of the trials that were there
+before. The folder runs/paper/tune/eeg/fold3/arousal receives trials.csv, one line a trial, and best.json, which the
+stage takes through --hyperparameters.
 
-    runs/paper/tune/eeg/fold3/arousal
-
-receives trials.csv, one line a trial, and best.json, which the stage takes through --hyperparameters. Where --epochs is
-left out, its number is searched for free in fine-tuning and fusion, whose learning rate knows nothing of it: the best
-epoch of every trial is looked for. Otherwise, and in pre-training, only a trial's last epoch counts.
+Fine-tuning and fusion have a learning rate that does not depend on how many epochs there are. So the number of epochs
+is searched without further trials, unless --epochs gives it: each trial is judged by its best epoch. In pre-training,
+or with --epochs, each trial is judged by its last epoch.
 
 A trial is the stage itself with --validation-only, by which it reads no signal of a test segment. It trains in a folder
 named by its hyper-parameters, and resumes there: the same command after a kill lets Tune draw the same trials, hears
-the epochs that were done from their logs, and goes on. One trial at a time, ASHA's decisions then are the same,
+the epochs that were done from their logs, and goes on. With one trial at a time, ASHA's decisions then are the same,
 too, and so is the table. With --concurrent above 1 only the draws are a function of the seed: which trials ASHA stops
 depends on who comes first.
 """
 
 import argparse
-import contextlib
 import csv
 import hashlib
-import importlib
 import io
 import json
 import os
 import shlex
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import paper
-from common import ray_stages
-from common.files import sha256_of_file, write_atomically, write_json
-from protocol import folds, records
-from protocol.segments import open_segments
-from training import checkpoints, loop
+from common import ray_stages, script
+from common.files import write_atomically, write_json
+from common.script import words
+from protocol import records
+from protocol import run as runs
+from protocol.segments import data_sha256, open_segments
 
 # stage -> flag -> how it is drawn, in Tune's words (assumed: the paper does not say what it searched, or how). Not the
 # masks of pre-training: fewer and shorter ones make its validation loss lower, by which trials are compared.
@@ -68,63 +68,43 @@ SPACE = {
         "fusion_hidden": ("choice", ["32", "64", "64 32", "256 64"]),
     },
 }
-RESULT = ("epochs", "outcome", "best_epoch", "validation_loss", "log")  # columns of trials.csv after the flags
-RETRIES = 3  # of a trial whose worker or node died
+FAMILIES = {"pretrain": "pretraining", "finetune": "network", "fuse": "fusion"}  # stage -> family of its models
+
+
+# ---- flags ----------------------------------------------------------------------------------------------------------
 
 
 def parse() -> tuple[argparse.Namespace, list[str]]:
     """Our flags, and those of the stage."""
-    parser = paper.Parser(description=__doc__, allow_abbrev=False)
-    count = paper.positive(int)
-    parser.add_argument(
-        "--stage", choices=SPACE, default="finetune", help="what to search (default: %(default)s; paper 4.3, 4.4)"
-    )
-    parser.add_argument("--trials", type=count, default=50, metavar="N", help="how many (default: 50; assumed)")
-    parser.add_argument(
-        "--concurrent",
-        type=count,
-        default=1,
-        metavar="N",
-        help="so many trials at a time; see above (default: 1; assumed)",
-    )
-    parser.add_argument(
-        "--gpus",
-        type=paper.positive(float, zero=True),
-        metavar="X",
-        help="GPUs of a trial, 0.25 for four on one (default: 1 where the cluster has any; assumed)",
-    )
-    parser.add_argument(
-        "--grace-epochs", type=count, default=10, metavar="N", help="ASHA stops no trial before (default: 10; assumed)"
-    )
-    parser.add_argument(
-        "--reduction",
-        type=paper.positive(int, least=2),
-        default=4,
-        metavar="N",
-        help="ASHA lets the best one in N go on at N, N * N ... times as many epochs (default: 4; assumed)",
-    )
-    parser.add_argument(
-        "--address",
-        default="local",
-        help="the Ray cluster, auto for the one that runs here (default: start Ray on this machine; assumed)",
-    )
-    parser.add_argument("--fresh", action="store_true", help="start over, removing what an earlier search wrote")
-    parser.add_argument("--print-flags", action="store_true", help="print the stage's flags and the space, and stop")
+    parser = script.Parser(__doc__, allow_abbrev=False)
+    count = script.positive(int)
+    add = parser.add_argument
+    add("--stage", choices=SPACE, default="finetune", help="what to search (default: %(default)s; paper 4.3, 4.4)")
+    add("--trials", type=count, default=50, metavar="N", help="how many (default: 50; assumed)")
+    add("--fresh", action="store_true", help="start over, removing what an earlier search wrote")
+    add = parser.add_argument_group("which trials ASHA stops").add_argument
+    grace = "ASHA stops no trial before this epoch (default: 10; assumed)"
+    add("--grace-epochs", type=count, default=10, metavar="N", help=grace)
+    reduction = "ASHA lets the best one in N go on at N, N * N ... times as many epochs (default: 4; assumed)"
+    add("--reduction", type=script.positive(int, least=2), default=4, metavar="N", help=reduction)
+    add = parser.add_argument_group("machine and output").add_argument
+    add("--concurrent", type=count, default=1, metavar="N", help="trials at a time; see below (default: 1; assumed)")
+    gpus = "GPUs of a trial, 0.25 for four on one (default: 1 where the cluster has any; assumed)"
+    add("--gpus", type=script.positive(float, zero=True), metavar="X", help=gpus)
+    address = "the Ray cluster, auto for the one that runs here (default: start Ray on this machine; assumed)"
+    add("--address", default="local", help=address)
+    add("--print-flags", action="store_true", help="print the stage's flags and the space, and stop")
     return parser.parse_known_args()
 
 
 def resolve(stage: str, given: list[str]) -> tuple[dict, dict, set[str]]:
-    """The stage's flags as it resolves them itself, what of SPACE was not given, and the names that were."""
-    argv, sys.argv = sys.argv, [f"{stage}.py", *given, "--print-flags"]
-    try:
-        with contextlib.redirect_stdout(io.StringIO()) as printed:
-            importlib.import_module(stage).parse()
-    except SystemExit as stop:
-        if stop.code:
-            raise
-    finally:
-        sys.argv = argv
-    flags = json.loads(printed.getvalue())
+    """The stage's flags as it resolves them itself, the part of SPACE that was not given, and the names that were."""
+    command = [sys.executable, str(ray_stages.HERE / f"{stage}.py"), *given, "--print-flags"]
+    called = subprocess.run(command, capture_output=True, text=True)
+    print(called.stderr, end="", file=sys.stderr)
+    if called.returncode:
+        raise SystemExit(called.returncode)
+    flags = json.loads(called.stdout)
     named = {word.split("=")[0][2:].replace("-", "_") for word in given if word.startswith("--")}
     if named - set(flags):
         raise ValueError(f"--{min(named - set(flags))}: expected a flag of {stage}.py in full; see its --help")
@@ -138,60 +118,44 @@ def resolve(stage: str, given: list[str]) -> tuple[dict, dict, set[str]]:
     return flags, space, named
 
 
-def words(value) -> str:
-    """A flag's value as the command line has it."""
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+# ---- what the search is known by ------------------------------------------------------------------------------------
 
 
 def open_search(args: argparse.Namespace, flags: dict, space: dict) -> tuple[Path, dict]:
-    """The folder of the search and what it is to be known by; ValueError where another one, or a changed split, is
-    found there. Nothing is written yet."""
-    target = flags["target"] + records.suffix(argparse.Namespace(**flags)) if "target" in flags else "pretrain"
-    modality = flags.get("modality") or ("fused-crossfit" if flags["cross_fit"] else "fused")
-    folder = Path(flags["run"]) / "tune" / modality / f"fold{flags['fold']}" / target
-    opened = {**flags, "run": Path(flags["run"]), "data": Path(flags["data"]), "validation_only": folder}
-    run = folds.open_run(argparse.Namespace(**opened))
-    rows = {name: len(part) for name, part in run.split(flags["fold"]).items()}
-    print(f"{folder}: searching {', '.join(space)} on {rows['validation']} validation segments of fold {flags['fold']}")
-    print(f"the signals of its {rows['test']} test segments are not read")
+    """The folder of the search, and its record: that of the model that it is for, with all flags and the space.
 
-    fixed = {name: value for name, value in flags.items() if name not in checkpoints.FREE_FLAGS}
-    search = {"stage": args.stage, "grace_epochs": args.grace_epochs, "reduction": args.reduction, **fixed}
-    search = json.loads(json.dumps({**search, "space": space, "made_of": made_of(flags)}))
+    Raises ValueError where another search, or a changed split, is found there. Nothing is written yet.
+    """
+    opened = argparse.Namespace(**{**flags, "run": Path(flags["run"]), "data": Path(flags["data"])})
+    modalities = [flags["modality"]] if "modality" in flags else paper.FUSED
+    model = records.model_of(opened, FAMILIES[args.stage], modalities)
+    target = flags.get("target")
+    folder = model.path(opened.run / "tune", flags["fold"], target, "")
+    opened.validation_only = folder
+    run = runs.open_run(opened)
+    rows = run.labelled(flags["fold"], target, model)[0] if target else run.split(flags["fold"])
+    print(f"{folder}: searching {', '.join(space)}; the signals of the {len(rows['test'])} test segments are not read")
+
+    extra = [data_sha256(open_segments(Path(each), flags["modality"])) for each in flags.get("extra", ())]
+    ours = {"grace_epochs": args.grace_epochs, "reduction": args.reduction}
+    fixed = {name: value for name, value in flags.items() if name not in records.FREE_FLAGS}
+    known_by = {"tune": ours, args.stage: fixed}
+    record = records.record_of(run, model, flags["fold"], target, rows, known_by, extra_sha256=extra, space=space)
     path = folder / "search.json"
     if path.exists() and not args.fresh:
         try:
             earlier = dict(json.loads(path.read_text()))
         except (ValueError, TypeError):
             raise ValueError(f"{path}: expected the JSON of a search, found other bytes; start over with --fresh")
-        if earlier.get("made_of") != search["made_of"]:
-            raise ValueError(f"{path}: this search was started from other weights, models or --extra sets; use --fresh")
-        for name in search:
-            if earlier.get(name) != search[name]:
-                flag = f"--{name.replace('_', '-')}"
-                raise ValueError(
-                    f"{path}: this search was started with {flag} {words(earlier.get(name))}, found "
-                    f"{words(search[name])}; use the same flags, or --fresh"
-                )
-    return folder, search
+        records.check_record(path, earlier, record, "use the same flags, or --fresh")
+    return folder, record
 
 
-def made_of(flags: dict) -> list[str]:
-    """The SHA-256 of what every trial starts from: further sets, a pre-training, or the models to be fused."""
-    here, fold = Path(flags["run"]), f"fold{flags['fold']}"
-    if "extra" in flags:
-        return [folds.data_sha256(open_segments(Path(extra), flags["modality"])) for extra in flags["extra"]]
-    if flags["init"] == "random" and "modality" in flags:
-        return []
-    if "modality" in flags:
-        return [sha256_of_file(here / flags["modality"] / fold / "pretrain.pt")]
-    name, parts = flags["target"] + records.suffix(argparse.Namespace(**flags)), flags["cross_fit"]
-    names = [name + records.left_out(part, parts) for part in range(parts)] if parts else [name]
-    return [sha256_of_file(here / modality / fold / f"{each}.pt") for each in names for modality in paper.MODALITIES]
+# ---- a trial --------------------------------------------------------------------------------------------------------
 
 
 def trial_folder(folder: Path, config: dict) -> Path:
-    """Where a trial trains: a name that only its hyper-parameters give."""
+    """The folder in which a trial trains; its name follows from the trial's hyper-parameters alone."""
     return folder / hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -201,7 +165,7 @@ def epochs_of(folder: Path) -> list[dict]:
 
 
 def train(config: dict, stage: str, given: list[str], epochs: int, search: Path, threads: int, folder: str) -> None:
-    """One trial, inside a Ray worker: run the stage, and tell Tune its validation loss after every epoch."""
+    """Run the stage as one trial, inside a Ray worker, and tell Tune its validation loss after every epoch."""
     from ray import tune
 
     # The worker's next trial waits until this one's stage has saved and ended. Tune gives that 2 seconds, too few on a
@@ -213,12 +177,12 @@ def train(config: dict, stage: str, given: list[str], epochs: int, search: Path,
     def report() -> int:
         lines = epochs_of(here)
         for line in lines[reported:]:
-            tune.report(
-                {"epoch": line["epoch"], "validation_loss": line["validation_loss"]}
-            )  # ends here if ASHA stops it
+            # Tune ends the trial here where ASHA stops it.
+            tune.report({name: line[name] for name in ("epoch", "validation_loss")})
         return len(lines)
 
-    reported = report()  # before anything is started: an earlier call may have finished it, or ASHA stopped it
+    # Before anything is started: an earlier call may have finished the trial, or ASHA stopped it.
+    reported = report()
     if reported == epochs:
         return
     flags = [word for name, value in config.items() for word in (f"--{name.replace('_', '-')}", *str(value).split())]
@@ -231,13 +195,17 @@ def train(config: dict, stage: str, given: list[str], epochs: int, search: Path,
         process.terminate()
         process.wait()
     reported = report()
+    # A stage that was killed is tried again; one that failed would fail again, and only ends its trial.
     if ray_stages.was_stopped(process.returncode):
         raise ChildProcessError(ray_stages.last_line(log))
     if process.returncode:
         tune.report({"epoch": reported, "validation_loss": float("inf"), "failed": ray_stages.last_line(log)})
 
 
-def row_of(trial, folder: Path, space: dict, epochs: int) -> dict:
+# ---- the table of trials --------------------------------------------------------------------------------------------
+
+
+def line_of(trial, folder: Path, space: dict, epochs: int) -> dict:
     """The line of trials.csv of a Tune trial that has ended, from the epochs that Tune heard of."""
     last = trial.last_result or {}
     here = trial_folder(folder, trial.config)
@@ -248,100 +216,126 @@ def row_of(trial, folder: Path, space: dict, epochs: int) -> dict:
         outcome = "finished" if len(lines) == epochs else "stopped"
     counted = lines if "epochs" in space else lines[-1:]
     best = min(counted, key=lambda line: line["validation_loss"], default={})
-    values = {name: trial.config[name] for name in space if name != "epochs"}
-    result = len(lines), outcome, best.get("epoch"), best.get("validation_loss"), f"{here.name}/log.txt"
-    return {**values, **dict(zip(RESULT, result))}
+    return {
+        **{name: trial.config[name] for name in space if name != "epochs"},
+        "epochs": len(lines),
+        "outcome": outcome,
+        "best_epoch": best.get("epoch"),
+        "validation_loss": best.get("validation_loss"),
+        "log": f"{here.name}/log.txt",
+    }
 
 
-def write_table(folder: Path, rows: list[dict]) -> None:
-    """trials.csv, whole or not at all."""
+def write_table(path: Path, lines: list[dict]) -> None:
+    """Write trials.csv, whole or not at all."""
     text = io.StringIO(newline="")
-    table = csv.DictWriter(text, ["trial", *rows[0]], lineterminator="\n")
+    table = csv.DictWriter(text, ["trial", *lines[0]], lineterminator="\n")
     table.writeheader()
-    table.writerows({"trial": number, **row} for number, row in enumerate(rows))
-    write_atomically(folder / "trials.csv", lambda file: file.write(text.getvalue().encode()))
+    table.writerows({"trial": number, **line} for number, line in enumerate(lines))
+    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
 
 
-def search(args, given: list[str], flags: dict, space: dict, folder: Path, known_by: dict) -> list[dict]:
-    """Run the trials; the rows of trials.csv, which is written after every trial."""
-    os.environ |= {"TUNE_DISABLE_SIGINT_HANDLER": "1", "RAY_AIR_NEW_OUTPUT": "0"}
-    gpus = args.gpus or 0
-    ray, tune, schedulers, basic_variant = ray_stages.start_ray(
-        args.address, flags["threads"], gpus, "ray.tune", "ray.tune.schedulers", "ray.tune.search.basic_variant"
-    )
-    if args.gpus is None and ray.cluster_resources().get("GPU"):
-        gpus = 1
-    path = folder / "search.json"
-    if args.fresh and path.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(path, known_by)
-    rows = []
+def table_keeper(tune, folder: Path, space: dict, epochs: int, count: int):
+    """A Tune callback that writes the table and prints a line after every trial; its `lines` are those of the table."""
 
-    class Table(tune.Callback):
+    class Keeper(tune.Callback):
+        lines = []
+
         def on_trial_complete(self, iteration, trials, trial, **info):
-            rows[:] = [
-                row_of(each, folder, space, flags["epochs"]) for each in trials if each is trial or each.is_finished()
-            ]
-            write_table(folder, rows)
-            row = row_of(trial, folder, space, flags["epochs"])
-            shown = {name: row[name] for name in trial.config}
-            drawn = ", ".join(f"{name} {x:.3g}" if isinstance(x, float) else f"{name} {x}" for name, x in shown.items())
-            loss = f"validation loss {row['validation_loss']:.4f}" if row["epochs"] else "no epoch"
-            done = f"{len(rows)} of {args.trials} done"
-            print(
-                f"trial {trials.index(trial)} ({done}), {row['outcome']} after epoch {row['epochs']}: {loss}; {drawn}"
-            )
+            ended = [each for each in trials if each is trial or each.is_finished()]
+            self.lines[:] = [line_of(each, folder, space, epochs) for each in ended]
+            write_table(folder / "trials.csv", self.lines)
+            line = self.lines[ended.index(trial)]
+            drawn = trial.config.items()
+            drawn = ", ".join(f"{name} {x:.3g}" if isinstance(x, float) else f"{name} {x}" for name, x in drawn)
+            loss = f"validation loss {line['validation_loss']:.4f}" if line["epochs"] else "no epoch"
+            number = f"trial {trials.index(trial)} ({len(ended)} of {count} done)"
+            print(f"{number}, {line['outcome']} after epoch {line['epochs']}: {loss}; {drawn}")
 
         on_trial_error = on_trial_complete
 
-    # A flag of several numbers is drawn as words: Tune takes no list for the first trial.
-    like = {name: flags[name] for name in space if name != "epochs"}
-    first = {
-        name: words(value) if isinstance(value, list) or space[name][0] == "choice" else value
-        for name, value in like.items()
-    }
-    trainable = tune.with_parameters(
-        train,
-        stage=args.stage,
-        given=given,
-        epochs=flags["epochs"],
-        search=folder,
-        threads=flags["threads"],
-        folder=os.getcwd(),
-    )
+    return Keeper()
+
+
+# ---- the search -----------------------------------------------------------------------------------------------------
+
+
+def search(args, given: list[str], flags: dict, space: dict, folder: Path, record: dict) -> list[dict]:
+    """Run the trials; the lines of trials.csv, which is written after every trial."""
+    os.environ |= {"TUNE_DISABLE_SIGINT_HANDLER": "1", "RAY_AIR_NEW_OUTPUT": "0"}
+    names = "ray.tune", "ray.tune.schedulers", "ray.tune.search.basic_variant"
+    ray, tune, *parts = ray_stages.start_ray(args.address, flags["threads"], args.gpus or 0, *names)
+    if args.fresh and (folder / "search.json").exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "search.json", record)
+
+    gpus = args.gpus if args.gpus is not None else min(1, ray.cluster_resources().get("GPU", 0))
+    kept = {"stage": args.stage, "given": given, "epochs": flags["epochs"], "search": folder}
+    trainable = tune.with_parameters(train, **kept, threads=flags["threads"], folder=os.getcwd())
+    trainable = tune.with_resources(trainable, {"cpu": flags["threads"], "gpu": gpus})
     ray_folder = folder.absolute() / "ray"  # Tune's own notes, which nobody needs afterwards: the logs say it all
     shutil.rmtree(ray_folder, ignore_errors=True)
-    tuner = tune.Tuner(
-        tune.with_resources(trainable, {"cpu": flags["threads"], "gpu": gpus}),
-        param_space={name: getattr(tune, space[name][0])(*space[name][1:]) for name in like},
-        tune_config=tune.TuneConfig(
-            metric="validation_loss",
-            mode="min",
-            num_samples=args.trials,
-            reuse_actors=True,
-            search_alg=basic_variant.BasicVariantGenerator(
-                points_to_evaluate=[first], max_concurrent=args.concurrent, random_state=flags["seed"]
-            ),
-            scheduler=schedulers.ASHAScheduler(
-                time_attr="epoch",
-                max_t=max(flags["epochs"], args.grace_epochs),
-                grace_period=args.grace_epochs,
-                reduction_factor=args.reduction,
-            ),
-        ),
-        run_config=tune.RunConfig(
-            name="ray",
-            storage_path=str(folder.absolute()),
-            verbose=0,
-            callbacks=[Table()],
-            failure_config=tune.FailureConfig(max_failures=RETRIES),
-        ),
+    keeper = table_keeper(tune, folder, space, flags["epochs"], args.trials)
+    run_config = tune.RunConfig(
+        name=ray_folder.name,
+        storage_path=str(ray_folder.parent),
+        verbose=0,
+        callbacks=[keeper],
+        failure_config=tune.FailureConfig(max_failures=ray_stages.RETRIES),
     )
-    tuner.fit()
+    drawn = {name: getattr(tune, how)(*limits) for name, (how, *limits) in space.items() if name != "epochs"}
+    tune_config = how_to_search(tune, *parts, args, flags, space)
+    tune.Tuner(trainable, param_space=drawn, tune_config=tune_config, run_config=run_config).fit()
     ray.shutdown()
     shutil.rmtree(ray_folder, ignore_errors=True)
-    return rows
+    return keeper.lines
+
+
+def how_to_search(tune, schedulers, basic_variant, args: argparse.Namespace, flags: dict, space: dict):
+    """The TuneConfig: the first trial is the stage as its flags leave it, and ASHA stops trials by their losses."""
+    # A flag of several numbers is drawn as words: Tune takes no list for the first trial.
+    first = {
+        name: words(flags[name]) if isinstance(flags[name], list) or how == "choice" else flags[name]
+        for name, (how, *_) in space.items()
+        if name != "epochs"
+    }
+    return tune.TuneConfig(
+        metric="validation_loss",
+        mode="min",
+        num_samples=args.trials,
+        reuse_actors=True,
+        search_alg=basic_variant.BasicVariantGenerator(
+            points_to_evaluate=[first], max_concurrent=args.concurrent, random_state=flags["seed"]
+        ),
+        scheduler=schedulers.ASHAScheduler(
+            time_attr="epoch",
+            max_t=max(flags["epochs"], args.grace_epochs),
+            grace_period=args.grace_epochs,
+            reduction_factor=args.reduction,
+        ),
+    )
+
+
+def best_of(lines: list[dict], args: argparse.Namespace, flags: dict, space: dict, folder: Path) -> dict:
+    """The content of best.json: all hyper-parameters of the best trial. ValueError where no trial came to its end."""
+    counted = [line for line in lines if line["outcome"] == "finished" or ("epochs" in space and line["epochs"])]
+    if not counted:
+        raise ValueError(f"{folder}/trials.csv: no trial came to its end; the first: {lines[0]['outcome']}")
+    best = min(counted, key=lambda line: line["validation_loss"])
+    chosen = {name: flags[name] for name in paper.STAGES[args.stage]}
+    for name in space:
+        like, value = flags[name], best["best_epoch" if name == "epochs" else name]
+        chosen[name] = [type(like[0])(word) for word in value.split()] if isinstance(like, list) else type(like)(value)
+    return {
+        "hyperparameters": chosen,
+        **{name: flags[name] for name in ("modality", "target", "fold") if name in flags},
+        "stage": args.stage,
+        "trial": lines.index(best),
+        "of_trials": len(lines),
+        "validation_loss": best["validation_loss"],
+        "validation_loss_of_first": lines[0]["validation_loss"],
+    }
 
 
 def main() -> None:
@@ -351,39 +345,15 @@ def main() -> None:
         flags["threads"] = max(1, flags["threads"] // args.concurrent)
         print(f"{flags['threads']} CPU threads a trial, for {args.concurrent} at a time; --threads changes that")
     if args.print_flags:
-        print(json.dumps({**loop.plain_flags(args), "flags": flags, "space": space}, indent=1))
+        print(json.dumps({**script.plain_flags(args), "flags": flags, "space": space}, indent=1))
         return
-    folder, known_by = open_search(args, flags, space)
-    rows = search(args, given, flags, space, folder, known_by)
-
-    counted = [row for row in rows if row["outcome"] == "finished" or ("epochs" in space and row["epochs"])]
-    if not counted:
-        raise ValueError(f"{folder}/trials.csv: no trial came to its end; the first: {rows[0]['outcome']}")
-    best = min(counted, key=lambda row: row["validation_loss"])
-    start = flags["hyperparameters"]
-    known = set(paper.read_hyperparameters(Path(start), args.stage) if start else ()) | (
-        named & set(paper.STAGES[args.stage])
-    )
-    chosen = {name: best[name] for name in space if name != "epochs"}
-    for name, value in chosen.items():
-        like = flags[name]
-        chosen[name] = [type(like[0])(word) for word in value.split()] if isinstance(like, list) else type(like)(value)
-    if "epochs" in space:
-        chosen["epochs"] = best["best_epoch"]
-    found = {
-        "hyperparameters": {**{name: flags[name] for name in sorted(known)}, **chosen},
-        **{name: flags[name] for name in ("modality", "target", "fold") if name in flags},
-        "stage": args.stage,
-        "trial": rows.index(best),
-        "of_trials": len(rows),
-        "validation_loss": best["validation_loss"],
-        "validation_loss_of_first": rows[0]["validation_loss"],
-    }
-    path = folder / "best.json"
-    write_json(path, found)
-    print(f"{path}: those of trial {rows.index(best)}, validation loss {best['validation_loss']:.4f}")
+    folder, record = open_search(args, flags, space)
+    lines = search(args, given, flags, space, folder, record)
+    best, path = best_of(lines, args, flags, space, folder), folder / "best.json"
+    write_json(path, best)
+    print(f"{path}: those of trial {best['trial']}, validation loss {best['validation_loss']:.4f}")
     print(f"python {args.stage}.py {shlex.join(given)} --hyperparameters {shlex.quote(str(path))}")
 
 
 if __name__ == "__main__":
-    loop.run_script(main)
+    script.run(main)

@@ -3,6 +3,7 @@ same done by hand; what is planted in a simulated cohort is found, and nothing w
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -12,26 +13,20 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 import baseline as script
+import paper
 from analysis import features
-from datasets import amigos, simulated
-from prepared import call, contents, done, write_set
-from protocol import folds
+from datasets import amigos
+from prepared import call, contents, done, edit_manifest, labelled, write_set
+from protocol.records import PREDICTION_DTYPE
+from protocol.run import Run
+from protocol.segments import open_segments
 from recordings import AMIGOS_COLUMNS, ratings, real, write_amigos
-from training import loop
 
 RATE = 128
 TIME = np.arange(1280) / RATE
 
 
 # ---- features -------------------------------------------------------------------------------------------------------
-
-
-def test_the_power_of_a_sine_lies_in_its_band():
-    powers = features.band_powers(3 * np.sin(2 * np.pi * 10 * TIME), RATE)
-    assert list(features.BANDS) == ["delta", "theta", "alpha", "beta", "gamma"]
-    assert np.exp(powers[2]) == pytest.approx(3**2 / 2, rel=1e-9)
-    assert (np.exp(np.delete(powers, 2)) < 1e-9).all()
-    assert np.exp(features.band_powers(np.ones(1280), RATE)) == pytest.approx(1e-12)
 
 
 def test_band_powers_are_those_of_welch_done_by_hand():
@@ -46,6 +41,7 @@ def test_band_powers_are_those_of_welch_done_by_hand():
     for number, (low, high) in enumerate(features.BANDS.values()):
         expected = density[..., (frequency >= low) & (frequency < high)].sum(axis=-1) * 0.5
         assert features.band_powers(noise, RATE)[..., number] == pytest.approx(np.log(expected), abs=1e-10)
+    assert np.exp(features.band_powers(np.ones(1280), RATE)) == pytest.approx(1e-12)
 
 
 def test_asymmetry_is_right_minus_left():
@@ -80,17 +76,6 @@ def test_heart_rate_of_a_synthetic_ecg(rate, sign):
     values, names = features.ecg_features(ecg[None, None], RATE)
     assert names[0] == "heart rate" and values[0, 0] == pytest.approx(rate, abs=1)
     assert values[0, 3] < 0.012  # RMSSD of equal intervals, within the 8 ms of a point
-
-
-def test_beats_are_where_the_simulated_heart_beats():
-    random = np.random.default_rng(3)
-    person = simulated.draw_person(random)
-    ecg, truth = simulated.simulate_ecg(random, person, *random.uniform(-1, 1, (2, 60 * RATE)))
-    found = features.find_beats(ecg.T, RATE)
-    for each in found:  # both leads
-        inside = truth[(truth > 0.1) & (truth < 59.9)]
-        assert np.abs(inside[:, None] - each).min(axis=1).max() < 0.02
-        assert len(each) <= len(truth)
 
 
 def test_beats_of_an_annotated_recording():
@@ -134,15 +119,12 @@ def test_fisher_score_against_a_number_and_the_f_statistic():
 def test_features_of_amigos_are_those_listed():
     random = np.random.default_rng(0)
     eeg = random.standard_normal((14, 30 * RATE))
-    values, names = features.amigos_eeg_features(eeg, RATE, features.AMIGOS_CHANNELS)
-    assert features.AMIGOS_CHANNELS == AMIGOS_COLUMNS[:14]
+    values, names = features.amigos_eeg_features(eeg, RATE, script.AMIGOS_CHANNELS)
+    assert script.AMIGOS_CHANNELS == AMIGOS_COLUMNS[:14]
     assert values.shape == (105,) and names[70] == "AF4-AF3 theta" and names[104].startswith("O2-O1")
     eeg[3, 100] = np.nan
-    lost = [
-        name
-        for name, value in zip(names, features.amigos_eeg_features(eeg, RATE, AMIGOS_COLUMNS[:14])[0])
-        if np.isnan(value)
-    ]
+    values, _ = features.amigos_eeg_features(eeg, RATE, script.AMIGOS_CHANNELS)
+    lost = [name for name, value in zip(names, values) if np.isnan(value)]
     assert {name.split()[0] for name in lost} == {"FC5", "FC6-FC5"} and len(lost) == 10
 
     time = np.arange(30 * RATE) / RATE
@@ -155,9 +137,8 @@ def test_features_of_amigos_are_those_listed():
     beats = np.arange(0.5, 29.5, 0.75)
     values, names = features.amigos_ecg_features(ecg_of(beats, 30), RATE)
     values = dict(zip(names, values))
-    assert values["heart rate mean"] == pytest.approx(80, abs=0.5) and values["interval mean"] == pytest.approx(
-        0.75, abs=0.01
-    )
+    assert values["heart rate mean"] == pytest.approx(80, abs=0.5)
+    assert values["interval mean"] == pytest.approx(0.75, abs=0.01)
     assert np.isnan(features.amigos_ecg_features(np.where(time < 1, np.nan, wave), RATE)[0]).all()
 
 
@@ -215,8 +196,8 @@ def baseline(*flags, cwd):
 def open_run(folder, name="people"):
     """The run as its files say, from the folder above `data` and `runs`."""
     settings = json.loads((folder / "runs" / name / "run.json").read_text())
-    data = folds.open_segments(folder / "data" / "simulated")
-    return folds.Run(folder / "runs" / name, settings, data, np.load(folder / "runs" / name / "folds.npy"))
+    data = open_segments(folder / "data" / "simulated")
+    return Run(folder / "runs" / name, settings, data, np.load(folder / "runs" / name / "folds.npy"))
 
 
 def predictions(folder, model, target, run="people"):
@@ -246,7 +227,7 @@ def test_labels_and_rows_are_those_of_the_runs_folds(planted):
         found, _ = predictions(planted, model, "valence")
         assert len(found) == 5
         for fold, each in enumerate(found):
-            assert each.dtype == loop.PREDICTION_DTYPE
+            assert each.dtype == PREDICTION_DTYPE
             test = run.split(fold)["test"]
             assert np.array_equal(each["segment"], test)
             assert np.array_equal(each["label"], run.labels("valence", run.split(fold)["train"])[test])
@@ -262,10 +243,9 @@ def test_logistic_regression_is_that_done_by_hand(planted):
     (found, *_), (record, *_) = predictions(planted, "classical-both", "arousal")
     rows = run.split(0)
     labels = run.labels("arousal", rows["train"])
-    eeg, names = features.eeg_features(
-        run.data.signals["eeg"][:].astype(float), RATE, run.data.manifest["channels"]["eeg"]
-    )
-    ecg, heart = features.ecg_features(run.data.signals["ecg"][:].astype(float), RATE)
+    eeg, ecg = (run.data.signals[name][:].astype(float) for name in ("eeg", "ecg"))
+    eeg, names = features.eeg_features(eeg, RATE, run.data.manifest["channels"]["eeg"])
+    ecg, heart = features.ecg_features(ecg, RATE)
     assert record["features"] == [f"eeg {name}" for name in names] + [f"ecg {name}" for name in heart]
     x = np.concatenate([eeg, ecg], axis=1)
     train = rows["train"][labels[rows["train"]] >= 0]
@@ -281,15 +261,13 @@ def test_naive_bayes_is_that_done_by_hand(planted):
     run = open_run(planted)
     table, rows = run.data.table, run.split(2)
     labels = run.labels("arousal", rows["train"])
-    by_kind = {}
+    by_kind = {"eeg": {}, "ecg": {}, "gsr": {}}
     for path in amigos.sources(planted / "raw"):
         for video, signals, _, _ in amigos.videos(path):
             key = amigos.FILE.fullmatch(path.name)[1], video
-            by_kind.setdefault("eeg", {})[key] = features.amigos_eeg_features(
-                signals.T[:14], RATE, AMIGOS_COLUMNS[:14]
-            )[0]
-            by_kind.setdefault("ecg", {})[key] = features.amigos_ecg_features(signals.T[15], RATE)[0]
-            by_kind.setdefault("gsr", {})[key] = features.amigos_gsr_features(signals.T[16], RATE)[0]
+            by_kind["eeg"][key], _ = features.amigos_eeg_features(signals.T[:14], RATE, AMIGOS_COLUMNS[:14])
+            by_kind["ecg"][key], _ = features.amigos_ecg_features(signals.T[15], RATE)
+            by_kind["gsr"][key], _ = features.amigos_gsr_features(signals.T[16], RATE)
     probability = {}
     for kind, values in by_kind.items():
         found, records = (each[2] for each in predictions(planted, f"amigos-{kind}", "arousal"))
@@ -385,7 +363,7 @@ def test_a_test_subject_of_other_labels_changes_no_prediction(copy):
 
 
 def test_controls_have_files_of_their_own_and_true_labels(copy):
-    flags = "--run", "runs/people", "--modality", "eeg", "--target", "arousal", "--fold", 1
+    flags = "--run", "runs/people", "--target", "arousal", "--fold", 1
     baseline(*flags, "--shuffle-labels", cwd=copy)
     baseline(*flags, "--label-fraction", 0.5, cwd=copy)
     run = open_run(copy)
@@ -394,7 +372,7 @@ def test_controls_have_files_of_their_own_and_true_labels(copy):
         plain, plain_record = (each[1] for each in predictions(copy, "classical-eeg", "arousal"))
         assert np.array_equal(found["label"], plain["label"]) and np.array_equal(found["segment"], plain["segment"])
         assert not np.array_equal(found["probability"], plain["probability"])
-    parts, _ = run.labelled(1, "arousal", False, 0.5)
+    parts, _ = labelled(run, 1, "arousal", label_fraction=0.5)
     assert record["train_segments"] == len(parts["train"]) < plain_record["train_segments"]
 
 
@@ -403,12 +381,13 @@ def test_controls_have_files_of_their_own_and_true_labels(copy):
 
 def test_done_work_is_skipped_and_fresh_gives_the_same_bytes(copy):
     before = contents(copy / "runs")
-    lines = baseline("--run", "runs/people", cwd=copy).splitlines()
+    lines = [line for line in baseline("--run", "runs/people", cwd=copy).splitlines() if line.startswith("runs/")]
     assert len(lines) == 30 and all(line.endswith("already done, nothing to do") for line in lines)
     assert contents(copy / "runs") == before
-    written = json.loads(baseline("--run", "runs/people", "--fold", 2, "--fresh", "--json", cwd=copy))
-    assert len(written) == 6 and contents(copy / "runs") == before
-    assert {record["identity"]["fold"] for record in written} == {2}
+    text = baseline("--run", "runs/people", "--fold", 2, "--fresh", cwd=copy)
+    assert contents(copy / "runs") == before
+    written = [line for line in text.splitlines() if line.endswith("test predictions")]
+    assert len(written) == 6 and all("/fold2/" in line for line in written)
     # Killed between the two files of a prediction, or the predictions lost: written again.
     path = copy / "runs" / "people" / "classical-ecg" / "fold2" / "arousal.npy"
     for damage in (path.unlink, path.with_suffix(".json").unlink, lambda: path.write_bytes(b"half")):
@@ -432,15 +411,14 @@ AMIGOS = "--model", "amigos", "--raw", "raw"
 @pytest.mark.parametrize(
     "flags, expected",
     [
-        (("--regularisation", 3), "made with regularisation [0.01, 1.0]"),
+        (("--regularisation", 3), "was made with --regularisation [0.01, 1.0], found [3.0]"),
         (("--fold", 5), "--fold 5: expected 0 to 4"),
-        (("--modality", "gsr"), "--modality gsr: expected eeg, ecg, both for classical"),
         (("--inner-folds", 1), "argument --inner-folds: expected 2 or more, found 1"),
         (("--threshold", "global"), "this run was started with --threshold subject, found global"),
         (("--model", "amigos"), "needs --raw"),
         ((*AMIGOS, "--fresh", "--run", "runs/new", "--data", "data/simulated"), "expects a run with --split subject"),
-        ((*AMIGOS, "--run", "runs/new", *PEOPLE[:-1], "global"), "--n-folds 5 --threshold subject, found"),
-        ((*AMIGOS, "--run", "runs/new", *PEOPLE, "--n-folds", 3), "--n-folds 5 --threshold subject, found"),
+        ((*AMIGOS, "--run", "runs/new", *PEOPLE[:-1], "global"), "--n-folds 5 --threshold subject; use another"),
+        ((*AMIGOS, "--run", "runs/new", *PEOPLE, "--n-folds", 3), "--n-folds 5 --threshold subject; use another"),
         ((*AMIGOS[:2], "--raw", "elsewhere", "--fresh"), "Data_Preprocessed_P01.mat, from which the set was prepared"),
         (("--label-fraction", 0.01), "--label-fraction"),
         (("--run", "runs/none", "--data", "data/none"), "data/none/manifest.json"),
@@ -452,9 +430,11 @@ def test_what_cannot_be_is_refused_in_one_line(planted, flags, expected):
 
 def test_files_that_are_not_as_they_were_are_refused(copy):
     record = copy / "runs" / "people" / "classical-ecg" / "fold0" / "arousal.json"
-    for text in ("{", "[1]", '{"identity": 3, "predictions_sha256": ""}', "{}"):
+    other = json.dumps({**json.loads(record.read_text()), "family": "network"})
+    damaged = dict.fromkeys(("{", "[1]", "{}", '{"predictions_sha256": ""}'), "the record of arousal.npy as JSON, found")
+    for text, expected in {**damaged, other: "family classical, found network"}.items():
         record.write_text(text)
-        assert f"{record.relative_to(copy)}: expected the JSON" in refused(copy, "--run", "runs/people")
+        assert f"{record.relative_to(copy)}: expected {expected}" in refused(copy, "--run", "runs/people")
     raw = copy / "raw" / "Data_Preprocessed_P02.mat"
     cells = {video: (np.ones((20 * RATE, 17)), ratings(3, 7)) for video in range(6)}
     write_amigos(raw, cells)
@@ -463,7 +443,7 @@ def test_files_that_are_not_as_they_were_are_refused(copy):
     signals = np.load(copy / "data" / "simulated" / "eeg.npy")
     signals[7, 3, 100] = np.nan
     np.save(copy / "data" / "simulated" / "eeg.npy", signals)
-    assert "eeg.npy: row 7 holds NaN" in refused(copy, "--run", "runs/people", "--modality", "eeg", "--fresh")
+    assert "eeg.npy: row 7 holds NaN" in refused(copy, "--run", "runs/people", "--fresh")
 
 
 def test_trials_with_holes_are_imputed_and_said(tmp_path):
@@ -480,30 +460,43 @@ def test_trials_with_holes_are_imputed_and_said(tmp_path):
         write_amigos(tmp_path / "raw" / f"Data_Preprocessed_P{subject:02d}.mat", videos)
     done("prepare_data.py", "--dataset", "amigos", "--raw", "raw", cwd=tmp_path)
     flags = "--split", "subject", "--n-folds", 3, "--threshold", "subject", "--target", "arousal"
-    text = baseline(*AMIGOS, *flags, "--modality", "eeg", "gsr", cwd=tmp_path)
-    assert "1 of 18 trials lack eeg features" in text and "gsr features" not in text
+    text = baseline(*AMIGOS, *flags, cwd=tmp_path)
+    assert "2 of 36 segments lack eeg features" in text and "gsr features" not in text
     found = np.concatenate([np.load(path) for path in tmp_path.glob("runs/paper/amigos-eeg/fold*/arousal.npy")])
     assert len(found) == 36 and np.isfinite(found["probability"]).all()
 
 
 def test_only_what_the_data_hold_is_done(tmp_path):
-    write_set(tmp_path / "data" / "amigos", points=1280)
-    folder = tmp_path / "data" / "amigos"
+    folder = write_set(tmp_path / "data" / "amigos", points=1280)
     (folder / "ecg.npy").unlink()
-    manifest = json.loads((folder / "manifest.json").read_text())
-    del manifest["channels"]["ecg"]
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    edit_manifest(folder, lambda manifest: manifest["channels"].pop("ecg"))
     table = np.load(folder / "segments.npy")
     table["valence"] = np.nan
     np.save(folder / "segments.npy", table)
-    assert "prepare the data with --modalities" in refused(tmp_path, "--n-folds", 3, "--modality", "both")
     assert "no valence rating" in refused(tmp_path, "--n-folds", 3, "--target", "valence")
     assert "nothing is rated for valence; skipped" in baseline("--n-folds", 3, cwd=tmp_path)
     assert [path.name for path in (tmp_path / "runs" / "paper").glob("*")].count("classical-eeg") == 1
     assert len(list(tmp_path.glob("runs/paper/*/*/*.npy"))) == 3
 
 
+def test_a_modality_without_features_is_left_out_and_said(tmp_path, monkeypatch):
+    monkeypatch.setitem(paper.MODALITIES, "eda", paper.Modality("EDA", ("EDA",), 0.01, 5.0, fused=False))
+    folder = write_set(tmp_path / "data" / "amigos", points=1280)
+    shutil.copy(folder / "ecg.npy", folder / "eda.npy")
+    edit_manifest(folder, lambda manifest: manifest["channels"].update(eda=["EDA"]))
+    flags = "--n-folds", 3, "--target", "arousal", "--fold", 0
+    said = "no classical features of EDA; left out, add them to analysis/features.py"
+    assert baseline(*flags, cwd=tmp_path).count(said) == 1
+    found = {path.parts[-3] for path in tmp_path.glob("runs/paper/*/*/*.npy")}
+    assert found == {"classical-eeg", "classical-ecg", "classical-both"}
+
+
+def test_without_scikit_learn_one_line_says_what_to_install(planted, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    assert "pip install scikit-learn" in refused(planted, "--run", "runs/people")
+
+
 def test_one_training_subject_leaves_nothing_to_choose_by(tmp_path):
     write_set(tmp_path / "data" / "amigos", subjects=3, unrated=0, points=1280)
-    flags = "--split", "subject", "--n-folds", 3, "--validation-parts", 2, "--modality", "eeg", "--fold", 0
+    flags = "--split", "subject", "--n-folds", 3, "--validation-parts", 2, "--fold", 0
     assert "too few units in training to choose by" in baseline(*flags, cwd=tmp_path)
