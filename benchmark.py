@@ -1,38 +1,32 @@
-"""Ours and its rivals, side by side: the same work, in turns, in one run.
+"""Measure ours and its rivals side by side: the same work, in turns, in one run.
 
-    python benchmark.py prepare --raw eegmat
-    python benchmark.py cohort --folder /scratch
-    python benchmark.py attention --batches 64 256
-    python benchmark.py step --device cpu --batch-size 16
-    python benchmark.py scale --folder /scratch/scale --processes 1 2 4 8
+    python benchmark.py attention --batches 64 256             # the operator alone
+    python benchmark.py step --device cpu --batch-size 16      # a training step of the paper's EEG network
+    python benchmark.py prepare --raw ~/eegmat                 # recordings, against MNE-Python
+
+Each part prints one table.
 """
 
-import argparse
-import sys
+import torch
 
-import paper
-from benchmarks import attention, cohort, preparation, scale, step
-
-PARTS = {"prepare": preparation, "cohort": cohort, "attention": attention, "step": step, "scale": scale}
+from benchmarks import attention, preparation, step
+from common import script
 
 
-def parse_flags(argv) -> argparse.Namespace:
-    parser = paper.Parser(description=__doc__)
-    parts = parser.add_subparsers(dest="part", required=True)
-    for name, module in PARTS.items():
-        module.add_flags(parts.add_parser(name, help=module.run.__doc__, description=module.run.__doc__))
-    return parser.parse_args(argv)
-
-
-def main(argv=None) -> int:
-    try:
-        flags = parse_flags(argv)
-        PARTS[flags.part].run(flags)
-    except (ValueError, OSError) as error:
-        print(f"benchmark.py: {error}", file=sys.stderr)
-        return 2
-    return 0
+def main():
+    parser = script.Parser(__doc__)
+    parser.usage = "%(prog)s PART [flags]"
+    parts = parser.add_subparsers(metavar="PART", required=True, prog=parser.prog)
+    for name, module in (("attention", attention), ("step", step), ("prepare", preparation)):
+        about = module.run.__doc__
+        part = parts.add_parser(name, doc=about, help=about)
+        module.add_flags(part)
+        part.set_defaults(run=module.run)
+    flags = parser.parse_args()
+    if getattr(flags, "device", "cpu") == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: no GPU is visible to PyTorch; use --device cpu")
+    flags.run(flags)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    script.run(main)

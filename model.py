@@ -1,10 +1,16 @@
-"""The whole network of the paper.
+"""This file holds the whole network of the paper.
 
-Shapes: B batch, C input channels, L points (1280), N tokens (L + 1, CLS first), T tokens asked for, D hidden, H heads.
+Shapes are written with one set of letters, here and in kernels/:
+
+    B  segments of a batch             D  hidden size, the last width of the CNN
+    C  channels of the signals         H  attention heads, each with E = D / H features
+    L  points of a segment (1280)      T  selected tokens of a whole batch
+    N  tokens of a segment, L + 1:     M  selected tokens of that segment of the batch
+       CLS and one for each point         which has the most
 
     signals (B, C, L) -> Encoder -> (B, L, D) -> CLS, positions -> (B, N, D) -> TransformerLayer x 2 -> (B, N, D)
-    tokens 1..L -> predictor  -> (B, C, L)  masked value prediction (paper 3.2.1, figure 1 A)
-    token 0     -> classifier -> (B,)       arousal or valence      (paper 3.2.2, figure 1 B)
+    tokens 1 .. L -> predictor  -> (B, C, L)  masked value prediction (paper 3.2.1, figure 1 A)
+    token 0       -> classifier -> (B,)       arousal or valence      (paper 3.2.2, figure 1 B)
     hidden layers of the EEG and the ECG classifier -> FusionModel -> (B,)  (paper 3.4, figure 2)
 """
 
@@ -21,16 +27,21 @@ from kernels.conv1d import conv1d
 from kernels.dropout import dropout
 
 
-class Rows(NamedTuple):
-    """The T tokens of a batch that alone are asked for, one sample after the other; M is the most of one sample."""
+class Selection(NamedTuple):
+    """A selection names the T tokens of a batch that the last layer computes, ordered by segment.
 
-    tokens: Tensor  # (T,) int64: which of the batch's B N they are
-    places: Tensor  # (T,) int64: where they stand in (B, M)
-    numbers: Tensor  # (B, M) int64: which of their sample's N they are, then -1
+    The heads read some tokens only, so the last layer leaves the others out. Segments may have different numbers of
+    selected tokens; where a tensor needs one number for all, it has M places a segment, and the last ones stay unused.
+    """
+
+    tokens: Tensor  # (T,) int64: the index of each selected token among the B N tokens of the batch
+    places: Tensor  # (T,) int64: its index among the B M places
+    numbers: Tensor  # (B, M) int64: its number within its segment, from 0 to N - 1; -1 at unused places
 
 
 class Encoder(nn.Module):
-    """1D-CNN that keeps the length: (B, C, L) -> (B, L, D). Stride 1, ReLU (paper 4.3).
+    """The encoder is a 1D-CNN that keeps the length: (B, C, L) -> (B, L, D). Its stride is 1, and each convolution is
+    followed by a ReLU (paper 4.3).
 
     Assumed: zero padding, and a layer norm over the channels after the first convolution only.
     """
@@ -50,7 +61,7 @@ class Encoder(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention with the parameters of `torch.nn.MultiheadAttention`: (B, N, D) -> (B, N, D)."""
+    """This is multi-head self-attention, with the parameters of `torch.nn.MultiheadAttention`."""
 
     def __init__(self, hidden: int, heads: int, dropout: float):
         super().__init__()
@@ -60,31 +71,30 @@ class SelfAttention(nn.Module):
         self.out_proj = nn.Linear(hidden, hidden)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, x: Tensor, seed: Tensor | None, rows: Rows | None = None) -> Tensor:
-        """x (B, N, D), seed (B,) int64 of the dropout -> (B, N, D); where rows are given, of these tokens: (T, D)."""
-        hidden = x.shape[-1]
-        if rows is None:
-            q, packed = F.linear(x, self.in_proj_weight, self.in_proj_bias).split((hidden, 2 * hidden), dim=-1)
-        else:  # (B, M, D) and (B, N, 2D)
-            q = F.linear(take(x, rows.tokens), self.in_proj_weight[:hidden], self.in_proj_bias[:hidden])
-            padded = q.new_zeros(rows.numbers.numel(), hidden)
-            q = padded.index_copy(0, rows.places, q).view(*rows.numbers.shape, hidden)
-            packed = F.linear(x, self.in_proj_weight[hidden:], self.in_proj_bias[hidden:])
-        q = q.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, N or M, D / H)
-        k, v = packed.unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, H, N, D / H) each
-        p, numbers = self.dropout if self.training else 0.0, None if rows is None else rows.numbers
-        mixed = attention(q, k, v, dropout_p=p, seed=seed, rows=numbers).transpose(1, 2).flatten(2)
-        return self.out_proj(mixed if rows is None else take(mixed, rows.places))
+    def forward(self, x: Tensor, seed: Tensor | None, selection: Selection | None = None) -> Tensor:
+        """Let each token of x (B, N, D) take from all tokens of its segment: (B, N, D), or (T, D) for a selection.
 
-    def cls_weights(self, x: Tensor) -> Tensor:
-        """(B, N, D) -> (B, H, N): what the first token takes of each token, without dropout; each row sums to 1."""
-        q, k, _ = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
-        q, k = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q[:, :1], k))
-        return (q @ k.mT / math.sqrt(q.shape[-1])).softmax(dim=-1).squeeze(2)
+        seed (B,) int64 draws the dropout of the attention weights.
+        """
+        hidden = x.shape[-1]
+        if selection is None:
+            numbers = None
+            q, packed = F.linear(x, self.in_proj_weight, self.in_proj_bias).split((hidden, 2 * hidden), dim=-1)
+        else:  # queries of the selected tokens alone (B, M, D), keys and values of all tokens (B, N, 2 D)
+            numbers = selection.numbers
+            q = F.linear(take(x, selection.tokens), self.in_proj_weight[:hidden], self.in_proj_bias[:hidden])
+            padded = q.new_zeros(numbers.numel(), hidden)
+            q = padded.index_copy(0, selection.places, q).view(*numbers.shape, hidden)
+            packed = F.linear(x, self.in_proj_weight[hidden:], self.in_proj_bias[hidden:])
+        q = q.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, N or M, E)
+        k, v = packed.unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, H, N, E) each
+        p = self.dropout if self.training else 0.0
+        mixed = attention(q, k, v, dropout_p=p, seed=seed, rows=numbers).transpose(1, 2).flatten(2)
+        return self.out_proj(mixed if selection is None else take(mixed, selection.places))
 
 
 class TransformerLayer(nn.Module):
-    """Post-norm Transformer layer, (B, N, D) -> (B, N, D); its state loads from and into
+    """This is a post-norm Transformer layer. Its state loads from and into
     `torch.nn.TransformerEncoderLayer(..., batch_first=True)` one to one."""
 
     def __init__(self, hidden: int, heads: int, ffn: int, dropout: float):
@@ -94,26 +104,28 @@ class TransformerLayer(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(hidden), nn.LayerNorm(hidden)
         self.dropout = dropout
 
-    def forward(self, x: Tensor, seed: Tensor | None = None, rows: Rows | None = None) -> Tensor:
-        """x (B, N, D) -> (B, N, D). seed (B,) int64 draws the dropout; needed only where dropout is on.
+    def forward(self, x: Tensor, seed: Tensor | None = None, selection: Selection | None = None) -> Tensor:
+        """Compute all tokens, (B, N, D) -> (B, N, D), or a selection of them, (B, N, D) -> (T, D): the same numbers for
+        a fraction of the work. seed (B,) int64 draws the dropout; it is needed only where dropout is on."""
+        mixed = self.self_attn(x, seed, selection)
+        x = self.norm1((x if selection is None else take(x, selection.tokens)) + self.drop(mixed, 1, seed, selection))
+        widened = self.drop(self.linear1(x), 2, seed, selection, relu=True)  # (B, N, ffn) or (T, ffn)
+        return self.norm2(x + self.drop(self.linear2(widened), 3, seed, selection))
 
-        rows: only these tokens are asked for: (T, D), the same numbers for a fraction of the work."""
-        mixed = self.self_attn(x, seed, rows)
-        x = self.norm1((x if rows is None else take(x, rows.tokens)) + self.drop(mixed, 1, seed, rows))
-        widened = self.drop(self.linear1(x), 2, seed, rows, relu=True)  # (B, N, ffn) or (T, ffn)
-        return self.norm2(x + self.drop(self.linear2(widened), 3, seed, rows))
+    def drop(self, x: Tensor, place: int, seed: Tensor | None, selection: Selection | None, relu=False) -> Tensor:
+        """Apply dropout to x, or with `relu` to its ReLU; place (1, 2 or 3) tells the dropouts of the layer apart.
 
-    def drop(self, x: Tensor, place: int, seed: Tensor | None, rows: Rows | None, relu: bool = False) -> Tensor:
-        """Dropout at one of the layer's places, after a ReLU if asked for. On the CPU, where torch's is slow, its mask
-        is that of the attention operator: a function of the seed, the place, the token and the column."""
+        PyTorch's dropout is slow on the CPU. There the mask comes from the hashes of kernels/attention.py, as a
+        function of the seed, the place, the token and the feature.
+        """
         if x.device.type != "cpu" or not self.training or self.dropout == 0.0:
             return F.dropout(x.relu() if relu else x, self.dropout, self.training)
-        # Seeds 2^61 apart: another mask than at the other places and in the attention.
-        return dropout(x, self.dropout, seed - (place << 61), None if rows is None else rows.numbers, relu)
+        # The seeds of the places and of the attention are 2^61 apart, so that their masks differ.
+        return dropout(x, self.dropout, seed - (place << 61), None if selection is None else selection.numbers, relu)
 
 
 class FCN(nn.Module):
-    """Fully-connected network: hidden layers with ReLU, each followed by dropout, and a linear output."""
+    """This is a fully-connected network: hidden layers with ReLU, each followed by dropout, and a linear output."""
 
     def __init__(self, inputs: int, hidden: list[int], outputs: int, dropout: float = 0.0):
         super().__init__()
@@ -122,21 +134,22 @@ class FCN(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def features(self, x: Tensor) -> Tensor:
-        """(..., inputs) -> (..., hidden[-1]): the last hidden layer, after ReLU and dropout."""
+        """Return the last hidden layer, after ReLU and dropout: (..., inputs) -> (..., hidden[-1])."""
         for layer in self.hidden:
             x = self.dropout(layer(x).relu())
         return x
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the output: (..., inputs) -> (..., outputs)."""
         return self.output(self.features(x))
 
 
 class SingleModalityModel(nn.Module):
-    """The emotion recogniser for one modality (paper 3.2, 3.3), with a predictor, a classifier, or both.
+    """This is the network for one modality (paper 3.2, 3.3); it has a predictor, a classifier, or both as heads.
 
-    channels: C (10 for EEG, 1 for ECG); points: L; cnn_channels: widths of the CNN, the last is D; mvp_hidden and
-    classifier_hidden: hidden layers of the two heads, None for no such head. Raises ValueError where the numbers do
-    not fit together.
+    channels: C, 10 for EEG and 1 for ECG; points: L; cnn_channels: the widths of the CNN, of which the last is D;
+    mvp_hidden and classifier_hidden: the widths of the hidden layers of the predictor and of the classifier, None for
+    no such head. Raises ValueError where the numbers do not fit together.
     """
 
     def __init__(
@@ -171,121 +184,118 @@ class SingleModalityModel(nn.Module):
         if classifier_hidden:
             self.classifier = FCN(hidden, classifier_hidden, 1, classifier_dropout)
 
-    def tokens(self, signals: Tensor) -> Tensor:
-        """(B, C, L) -> (B, N, D): CLS and the encoded points, with their positions; what the first layer takes."""
-        points = self.encoder(signals)
-        # In float32 also where autocast on a GPU has left the points in bfloat16, as the first layer adds to them.
-        return torch.cat([self.cls.expand(len(points), 1, -1), points], dim=1) + self.positions
-
     def encode(
-        self, signals: Tensor, mask: Tensor | None = None, seed: Tensor | None = None, rows: Rows | None = None
+        self,
+        signals: Tensor,
+        mask: Tensor | None = None,
+        seed: Tensor | None = None,
+        selection: Selection | None = None,
     ) -> Tensor:
-        """(B, C, L) -> (B, N, D), or (T, D) with rows, which spares the last layer all other tokens.
+        """Return the output of the last layer: (B, C, L) -> (B, N, D), or (T, D) for a selection of the tokens.
 
-        mask (B, L) bool: these points of the input are set to 0, in every channel. seed (layers, B) int64, below 2^62,
-        draws the dropout of the layers; by default it comes from torch's generator.
+        mask (B, L) bool: the points of the signals that are set to 0, in every channel. seed (layers, B) int64, from 0
+        to 2^62 - 1: the seeds of the dropout in the layers; by default they come from PyTorch's generator.
         """
         if mask is not None:
             signals = signals.masked_fill(mask[:, None], 0.0)
-        x = self.tokens(signals)
+        points = self.encoder(signals)
+        # The sum is float32 also where autocast on a GPU leaves the points in bfloat16: the first layer adds to it.
+        x = torch.cat([self.cls.expand(len(points), 1, -1), points], dim=1) + self.positions
         if seed is None and self.training:
             seed = torch.randint(2**62, (len(self.layers), len(x)), device=x.device)
         for number, layer in enumerate(self.layers):
             last = number == len(self.layers) - 1
-            x = layer(x, None if seed is None else seed[number], rows if last else None)
+            x = layer(x, None if seed is None else seed[number], selection if last else None)
         return x
 
     def reconstruct(self, signals: Tensor, mask: Tensor, seed: Tensor | None = None) -> Tensor:
-        """(B, C, L) signals with the points of mask (B, L) hidden -> (B, C, L) predicted values (path A)."""
+        """Predict all values of signals (B, C, L) whose points in mask (B, L) are hidden: (B, C, L) (figure 1 A)."""
         return self.predictor(self.encode(signals, mask, seed)[:, 1:]).transpose(1, 2)
 
     def reconstruction_loss(
         self, signals: Tensor, mask: Tensor, seed: Tensor | None = None, count: Tensor | None = None
     ) -> Tensor:
-        """`masked_mse` of `reconstruct`, computed from the masked points and few others.
+        """Return the mean squared error of `reconstruct` over the masked points and all channels (assumed), a scalar.
 
-        mask (B, L) bool may stay on the CPU, where counting its points keeps no GPU waiting. count: the number of the
-        whole batch's masked points, where these samples are a share of it.
+        The last layer and the predictor compute the masked points and few others. mask (B, L) bool may stay on the
+        CPU: counting its points there does not wait for a GPU. count: the number of masked points by which the sum is
+        divided; by default that of `mask`. It differs where these segments are one process's share of a batch.
         """
-        rows = masked_tokens(mask)
-        points = rows.tokens - rows.tokens // (mask.shape[1] + 1) - 1  # among the batch's B L
-        masked = mask.flatten()[points].nonzero().squeeze(1)  # among the T
-        *rows, points, masked, mask = (x.to(signals.device, non_blocking=True) for x in (*rows, points, masked, mask))
-        predicted = self.predictor(self.encode(signals, mask, seed, Rows(*rows)))  # (T, C)
+        selection = masked_tokens(mask)
+        points = selection.tokens - selection.tokens // (mask.shape[1] + 1) - 1  # (T,) indices among the B L points
+        masked = mask.flatten()[points].nonzero().squeeze(1)  # indices among the T tokens
+        tensors = (*selection, points, masked, mask)
+        *selection, points, masked, mask = (x.to(signals.device, non_blocking=True) for x in tensors)
+        predicted = self.predictor(self.encode(signals, mask, seed, Selection(*selection)))  # (T, C)
         error = (predicted.to(signals.dtype) - take(signals.transpose(1, 2), points)).square().mean(dim=1)
         count = torch.as_tensor(len(masked) if count is None else count)
         return error[masked].sum() / count.clamp(min=1)  # a short batch may have no masked point
 
     def encode_cls(self, signals: Tensor, seed: Tensor | None = None) -> Tensor:
-        """(B, C, L) -> (B, D): the token CLS alone, the classifier's input."""
+        """Return the last layer's CLS, which is the input of the classifier: (B, C, L) -> (B, D)."""
         batch = torch.arange(len(signals), device=signals.device)
-        cls = Rows(batch * self.positions.shape[0], batch, torch.zeros_like(batch)[:, None])
-        return self.encode(signals, seed=seed, rows=cls)
+        cls = Selection(batch * self.positions.shape[0], batch, torch.zeros_like(batch)[:, None])
+        return self.encode(signals, seed=seed, selection=cls)
 
     def features(self, signals: Tensor, seed: Tensor | None = None) -> Tensor:
-        """(B, C, L) -> (B, F): the last hidden layer of the classifier, what late fusion takes (paper 3.4)."""
+        """Return the classifier's last hidden layer, the input of late fusion (paper 3.4): (B, C, L) -> (B, width)."""
         return self.classifier.features(self.encode_cls(signals, seed))
 
     def classify(self, signals: Tensor, seed: Tensor | None = None) -> Tensor:
-        """(B, C, L) -> (B,) logits of high arousal or valence (path B)."""
+        """Return the logit of high arousal or high valence of each segment: (B, C, L) -> (B,) (figure 1 B)."""
         return self.classifier.output(self.features(signals, seed)).squeeze(-1)
-
-    def cls_attention(self, signals: Tensor) -> Tensor:
-        """(B, C, L) -> (B, H, N): the last layer's attention weights of CLS, of a model in evaluation mode."""
-        x = self.tokens(signals)
-        for layer in self.layers[:-1]:
-            x = layer(x)
-        return self.layers[-1].self_attn.cls_weights(x)
 
 
 class FusionModel(nn.Module):
-    """Late fusion (paper 3.4): the concatenated features of the frozen EEG and ECG models, (B, F) -> (B,) logits."""
+    """This is late fusion: a network over the concatenated `features` of the frozen EEG and ECG models (paper 3.4)."""
 
     def __init__(self, inputs: int, fusion_hidden: list[int], fusion_dropout: float):
         super().__init__()
         self.classifier = FCN(inputs, fusion_hidden, 1, fusion_dropout)
 
     def forward(self, features: Tensor) -> Tensor:
+        """Return the logit of high arousal or high valence of each segment: (B, inputs) -> (B,)."""
         return self.classifier(features).squeeze(-1)
 
 
 def take(x: Tensor, index: Tensor) -> Tensor:
-    """(B, N, D) -> (T, D): the rows of all samples, one after the other, that index (T,) int64 names."""
+    """Return the tokens at index (T,) int64 of the flattened batch: (B, N, D) -> (T, D)."""
     return x.flatten(0, 1).index_select(0, index)
 
 
 def sinusoidal_positions(tokens: int, hidden: int) -> Tensor:
-    """(N, D) float32: sine in the even, cosine in the odd columns, wavelengths from 2 pi to 20000 pi (assumed)."""
+    """Return (N, D) float32: sines in the even and cosines in the odd columns, with wavelengths from 2 pi to 20000 pi
+    (assumed)."""
     rate = torch.exp(torch.arange(0, hidden, 2) * (-math.log(10000.0) / hidden))
     angle = torch.arange(tokens)[:, None] * rate  # (N, D / 2)
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
 
 
 def sample_mask(batch: int, points: int, probability: float, span: int, generator: torch.Generator) -> Tensor:
-    """(B, L) bool on the CPU: each point starts a span of masked points with `probability`; spans may overlap and end
-    with the segment. One mask serves all channels (paper 3.3); probability and span are assumed."""
+    """Draw a mask (B, L) bool on the CPU. Each point starts, with `probability`, a masked span of `span` points.
+
+    Spans may overlap, and they end with the segment. One mask serves all channels (paper 3.3); probability and span
+    are assumed.
+    """
     starts = torch.rand(batch, points, generator=generator) < probability
     started = F.pad(starts.cumsum(1), (span, 0))
-    return started[:, span:] > started[:, :-span]  # a span started at one of the last `span` points
+    return started[:, span:] > started[:, :-span]  # true where a span started at one of the last `span` points
 
 
-def masked_tokens(mask: Tensor) -> Rows:
-    """The tokens of the points of mask (B, L) bool, and then a few others of each sample: to a multiple of 32, so that
-    the same shapes come again, for which PyTorch has its compiled products of bfloat16 ready."""
+def masked_tokens(mask: Tensor) -> Selection:
+    """Select the tokens of the masked points of mask (B, L) bool, and few others.
+
+    Each segment gets others until its count is a multiple of 32. So the same shapes come again and again, and PyTorch
+    need not compile its bfloat16 products anew.
+    """
     batch, points = mask.shape
     counts = (mask.sum(dim=1, keepdim=True).clamp(min=1) + 31) // 32 * 32
     order = mask.byte().argsort(dim=1, descending=True, stable=True)[:, : int(counts.max())]
-    asked = torch.arange(order.shape[1], device=mask.device) < counts
+    used = torch.arange(order.shape[1], device=mask.device) < counts  # (B, M)
     tokens = order + 1 + torch.arange(batch, device=mask.device)[:, None] * (points + 1)
-    return Rows(tokens[asked], asked.flatten().nonzero().squeeze(1), torch.where(asked, order + 1, -1))
-
-
-def masked_mse(predicted: Tensor, signals: Tensor, mask: Tensor) -> Tensor:
-    """Mean squared error of (B, C, L) predictions over the masked points of mask (B, L) and all channels (assumed)."""
-    error = (predicted.to(signals.dtype) - signals).square().mean(dim=1)  # (B, L)
-    return error[mask].sum() / mask.sum().clamp(min=1)
+    return Selection(tokens[used], used.flatten().nonzero().squeeze(1), torch.where(used, order + 1, -1))
 
 
 def parameter_count(model: nn.Module) -> int:
-    """Number of trained parameters."""
+    """Return the number of parameters of a model."""
     return sum(parameter.numel() for parameter in model.parameters())

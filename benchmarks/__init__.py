@@ -1,1 +1,1 @@
-"""The parts of benchmark.py, one a file: ours and its rivals, side by side."""
+"""The parts of benchmark.py, one a file. `run(flags)` measures and returns the figures, `show(figures)` prints them."""

@@ -1,18 +1,19 @@
-"""Scaled dot-product attention with the dropout mask inside the operator.
+"""This file holds scaled dot-product attention with dropout of the attention weights inside the operator.
 
-    S = scale Q K^T,  P = softmax(S),  O = (P * M / keep) V,      scale = 1 / sqrt(D)
+    S = scale Q K^T,  P = softmax(S),  O = (P * M / keep) V,      scale = 1 / sqrt(E)
 
-M is the keep mask, one bit a query-key pair, from one odd 32-bit number a row, R, and one a column, C (both hashes of
-the sample's seed, the head and the position):
+P is the matrix of weights: a row belongs to a query, a column to a key. M is the mask of the dropout, 1 where a weight
+is kept. It is made from one odd 32-bit number for each row, R, and one for each column, C, both hashes of the sample's
+seed, the head and the position:
 
     M[row, column] = int32(R[row] * C[column]) >= threshold(p)
 
-so that a bit depends on (seed, head, row, column) alone and is the same on every device. On CUDA the operator runs the
-Triton kernels of `attention_triton.py`, whose backward pass computes P and M afresh; this file holds the public
-function and the same mathematics in PyTorch, one sample at a time, which runs everywhere else and keeps P, negative
-where M drops, for the backward pass.
+So a bit of the mask depends on (seed, head, row, column) alone, and is the same on every device. On CUDA the operator
+runs the Triton kernels of `attention_triton.py`; their backward pass computes P and M again. Everywhere else it runs
+the same mathematics in PyTorch, written in this file, one sample at a time; the forward pass then keeps P for the
+backward pass, with negative signs where M drops.
 
-Shapes: B batch, H heads, Nq queries, Nk keys, D head size.
+Shapes, with the letters of model.py: B samples of a batch, H heads, E features of a head, Nq queries, Nk keys.
 """
 import math
 import warnings
@@ -27,15 +28,17 @@ _MASK32 = 0xFFFFFFFF
 
 
 def attention(q, k, v, dropout_p=0.0, seed=None, rows=None):
-    """Attention of every query over every key, with dropout on the attention weights.
+    """Compute the attention of every query over every key, with dropout of the attention weights.
 
-    q: (B, H, Nq, D); k and v: (B, H, Nk, D), any strides (views of a packed projection included), all of one floating
-    dtype; under autocast they are cast to its dtype. seed: (B,) int64, one number a sample, needed if dropout_p > 0.
-    rows: (B, Nq) int, the queries' original row numbers, where only some of a sequence's queries are asked for (they
-    choose the dropout mask and nothing else); default 0 .. Nq - 1. Samples of fewer queries end with rows of -1: what
-    is returned there means nothing, and its gradient must be 0.
-    Returns (B, H, Nq, D) in the dtype of q. Raises ValueError on shapes, dtypes or a dropout_p that do not fit.
-    `attention.last_path` says what ran last: "triton" or "torch".
+    q: (B, H, Nq, E); k and v: (B, H, Nk, E). They have any strides (views of a packed projection, too) and one
+    floating dtype; under autocast they are cast to its dtype.
+    dropout_p: the probability that a weight is dropped, from 0 to below 1.
+    seed: (B,) int64, one number a sample; needed if dropout_p > 0.
+    rows: (B, Nq) int, the row of the matrix of weights that each query has; by default 0 .. Nq - 1. It is for a q that
+    holds only some queries of a sequence, and chooses the rows of the dropout mask and nothing else. A sample with
+    fewer queries than Nq ends with rows of -1: the output there means nothing, and its gradient must be 0.
+    Returns (B, H, Nq, E) in the dtype of q. Raises ValueError where shapes, dtypes or dropout_p do not fit.
+    `attention.last_path` tells which path ran last: "triton" or "torch".
     """
     if torch.is_autocast_enabled(q.device.type):
         dtype = torch.get_autocast_dtype(q.device.type)
@@ -54,29 +57,30 @@ attention.last_path = None
 
 
 def dropout_mask(seed, heads, rows, columns, p):
-    """The mask that `attention` applies: bool (B, heads, rows, columns), True where a weight is kept.
+    """Return the mask that `attention` applies: bool (B, heads, rows, columns), True where a weight is kept.
 
-    seed: (B,) int64. rows, columns: how many, or for rows an int tensor (B, Nq) of row numbers. p: dropout probability.
-    Kept weights are divided by `keep_probability(p)`.
+    seed: (B,) int64. rows: their number, or their positions (B, Nq) int. columns: their number. p: the probability of
+    the dropout. `attention` divides kept weights by `keep_probability(p)`.
     """
     numbers = rows if isinstance(rows, Tensor) else None
     row_hash, column_hash = _hashes(seed, heads, rows if numbers is None else rows.shape[1], columns, numbers)
-    return _keep(row_hash, column_hash, p)
+    return row_hash[..., :, None] * column_hash[..., None, :] >= threshold(p)
 
 
 def keep_probability(p):
-    """The probability, exact to 2^-32, that the mask keeps a weight."""
+    """Return the probability, exact to 2^-32, that the mask keeps a weight."""
     return 1.0 - round(p * 2**32) / 2**32
 
 
 def threshold(p):
-    """The int32 below which a product of hashes means drop."""
+    """Return the int32 below which a product of hashes means that a weight is dropped."""
     return min(round(p * 2**32) - 2**31, 2**31 - 1)
 
 
 def _check(q, k, v, dropout_p, seed, rows):
+    """Raise ValueError where the arguments of `attention` do not fit."""
     if q.dim() != 4 or k.shape != v.shape or q.shape[:2] != k.shape[:2] or q.shape[3:] != k.shape[3:]:
-        raise ValueError(f"attention: expected q (B, H, Nq, D) and k, v (B, H, Nk, D), "
+        raise ValueError(f"attention: expected q (B, H, Nq, E) and k, v (B, H, Nk, E), "
                          f"found q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}")
     if 0 in q.shape or 0 in k.shape:
         raise ValueError(f"attention: no dimension may be empty, found q {tuple(q.shape)}, k {tuple(k.shape)}")
@@ -92,6 +96,7 @@ def _check(q, k, v, dropout_p, seed, rows):
 
 
 def _ran(path, q):
+    """Note which path ran, and warn where it is the slow one on a GPU."""
     if torch.compiler.is_compiling():
         return
     attention.last_path = path
@@ -102,7 +107,7 @@ def _ran(path, q):
 # ---------------------------------------------------------------- dropout: hashes of rows and columns
 
 def _mix(x):
-    """The 32-bit finaliser of MurmurHash3, on int64 tensors that hold uint32 values."""
+    """Apply the 32-bit finaliser of MurmurHash3 to an int64 tensor of uint32 values."""
     x = x ^ (x >> 16)
     x = (x * 0x85EBCA6B) & _MASK32
     x = x ^ (x >> 13)
@@ -111,8 +116,10 @@ def _mix(x):
 
 
 def _hash(seed, heads, stream, positions):
-    """Odd int32 (B, heads, N) from seed (B,), head and positions ((B, N) or (1, N)), and 0 for positions below 0;
-    stream: 0 rows, 1 columns."""
+    """Hash seed (B,), head and positions, (B, N) or (1, N), to odd int32 numbers (B, heads, N).
+
+    stream: 0 for rows, 1 for columns. The hash of a negative position is 0.
+    """
     head = torch.arange(heads, device=seed.device)[None, :, None]
     x = _mix(0x9E3779B9 ^ (2 * head + stream))
     x = _mix(x ^ (seed[:, None, None] >> 32 & _MASK32))
@@ -122,35 +129,41 @@ def _hash(seed, heads, stream, positions):
 
 
 def _hashes(seed, heads, n_rows, n_columns, rows=None):
+    """Return the hashes of the rows (B, heads, n_rows) and of the columns (B, heads, n_columns), int32.
+
+    rows: (B, n_rows) int, the positions of the rows; by default 0 .. n_rows - 1.
+    """
     positions = torch.arange(n_rows, device=seed.device)[None] if rows is None else rows
     return (_hash(seed, heads, 0, positions),
             _hash(seed, heads, 1, torch.arange(n_columns, device=seed.device)[None]))
 
 
-def _keep(row_hash, column_hash, p):
-    return row_hash[..., :, None] * column_hash[..., None, :] >= threshold(p)
-
-
 def _signs(row_hash, column_hash, p):
-    """int32 (..., rows, columns), negative where a weight is dropped. Products of odd numbers are odd, so that halves
-    compare with the threshold's half as the wholes do, and their difference cannot overflow."""
+    """Return int32 (..., rows, columns), negative where a weight is dropped.
+
+    The difference of product and threshold could overflow, so their halves are subtracted. A product of odd numbers is
+    odd, so the halves compare as the whole numbers do.
+    """
     products = row_hash[..., :, None] * column_hash[..., None, :]
     return products.bitwise_right_shift_(1).sub_(threshold(p) >> 1)
 
 
 # ---------------------------------------------------------------- the PyTorch path, one block of queries at a time
 
-_BLOCK = 512  # queries, those of all heads counted: 256 to 1,024 take the same time
+_BLOCK = 512  # queries of a block, counted over all heads: 256 to 1,024 take the same time
 
 
 def counts(row_hash):
-    """How many rows each of the B samples has, from their hashes (B, H, N): a list."""
+    """Return the number of queries of each sample, a list of B, from the hashes of their rows (B, H, Nq)."""
     return (row_hash[:, 0] != 0).sum(1).tolist()
 
 
 def _samples(row_hash, of_queries, of_keys):
-    """Number, count of queries and contiguous tensors of each sample, the floating ones in the precision of
-    `_precision`, those of the queries without the rows of -1 (None stays None)."""
+    """Yield for each sample its number, its count of queries, and its part of each tensor, contiguous.
+
+    of_queries: tensors (B, H, Nq, ...), of which the sample's queries are taken, without the rows of -1; of_keys:
+    tensors (B, H, Nk, ...). Floating ones are cast to the dtype of `_precision`. None stays None.
+    """
     q, dtype = of_queries[0], _precision(of_queries[0])
     for b, n in enumerate([q.shape[2]] * len(q) if row_hash is None else counts(row_hash)):
         tensors = *(x if x is None else x[b, :, :n] for x in of_queries), *(x if x is None else x[b] for x in of_keys)
@@ -159,62 +172,73 @@ def _samples(row_hash, of_queries, of_keys):
 
 
 def _precision(q):
-    """Products of float16 are slow on CPUs."""
+    """Return the dtype to compute in. Products of float16 are slow on CPUs, so it becomes float32."""
     return torch.float32 if q.dtype == torch.float16 else q.dtype
 
 
-def _blocks(heads, queries, most=_BLOCK):
-    """Slices of the queries, of about one size."""
-    size = -(-queries // max(1, round(heads * queries / most))) or 1
+def _blocks(heads, queries, wanted=_BLOCK):
+    """Yield slices of the queries, all of about one size: `wanted` queries, counted over all heads."""
+    size = -(-queries // max(1, round(heads * queries / wanted))) or 1
     return (slice(start, min(start + size, queries)) for start in range(0, queries, size))
 
 
 def _forward_torch(q, k, v, row_hash, column_hash, p):
-    """The output, and for the backward pass the softmax weights (B, H, Nq, Nk), negative where they are dropped."""
+    """Return the output (B, H, Nq, E), and for the backward pass the weights (B, H, Nq, Nk), negative where dropped.
+
+    row_hash (B, H, Nq) and column_hash (B, H, Nk): the hashes of the dropout with probability p; None where p is 0.
+    """
     out, weights = _empty_heads(q), q.new_empty(*q.shape[:3], k.shape[2], dtype=_precision(q))
-    for b, n, q_b, row_b, k_b, v_b, column_b in _samples(row_hash, (q, row_hash), (k, v, column_hash)):
+    for b, n, q_b, row_hash_b, k_b, v_b, column_hash_b in _samples(row_hash, (q, row_hash), (k, v, column_hash)):
         q_b = q_b * (1.0 / math.sqrt(q.shape[-1]))
-        for rows in _blocks(q.shape[1], n):
-            kept = torch.bmm(q_b[:, rows], k_b.transpose(1, 2))
+        for block in _blocks(q.shape[1], n):
+            kept = torch.bmm(q_b[:, block], k_b.transpose(1, 2))
             torch.softmax(kept, -1, out=kept)
             if p > 0.0:
-                torch.copysign(kept, _signs(row_b[:, rows], column_b, p).to(kept.dtype), out=weights[b, :, rows])
-                torch.clamp(weights[b, :, rows], min=0.0, out=kept)
+                signs = _signs(row_hash_b[:, block], column_hash_b, p).to(kept.dtype)
+                torch.copysign(kept, signs, out=weights[b, :, block])
+                torch.clamp(weights[b, :, block], min=0.0, out=kept)
             else:
-                weights[b, :, rows] = kept
-            out[b, :, rows] = torch.bmm(kept, v_b).div_(keep_probability(p))
+                weights[b, :, block] = kept
+            out[b, :, block] = torch.bmm(kept, v_b).div_(keep_probability(p))
         out[b, :, n:] = 0.0
     return out, weights
 
 
 def _backward_torch(d_out, q, k, v, out, weights, row_hash, p):
+    """Return the gradients of q, k and v from that of the output, d_out (B, H, Nq, E); README.md has the formulas.
+
+    out and weights: what `_forward_torch` returned; row_hash and p: what it was given.
+    """
     dq, dk, dv = _empty_heads(q), _empty_heads(k), _empty_heads(v)
     keep = keep_probability(p)
     scale = 1.0 / (keep * math.sqrt(q.shape[-1]))
-    most = q.shape[1] * q.shape[2] if q.dtype == torch.bfloat16 else _BLOCK  # spares sums in float32
+    # One block spares bfloat16 the sums in float32.
+    wanted = q.shape[1] * q.shape[2] if q.dtype == torch.bfloat16 else _BLOCK
     for b, n, q_b, d_out_b, out_b, k_b, v_b in _samples(row_hash, (q, d_out, out), (k, v)):
         delta = (d_out_b * out_b).sum(-1, keepdim=True).mul_(keep)
         exact = torch.float64 if q.dtype == torch.float64 else torch.float32
         dk_b, dv_b = torch.zeros_like(k_b, dtype=exact), torch.zeros_like(v_b, dtype=exact)
-        for rows in _blocks(q.shape[1], n, most):
-            kept = weights[b, :, rows].clamp(min=0.0)
-            dv_b += torch.bmm(kept.transpose(1, 2), d_out_b[:, rows])
-            d_logits = torch.bmm(d_out_b[:, rows], v_b.transpose(1, 2)).mul_(kept)
-            d_logits.addcmul_(weights[b, :, rows].abs(), delta[:, rows], value=-1.0)
-            dk_b += torch.bmm(d_logits.transpose(1, 2), q_b[:, rows])
-            dq[b, :, rows] = torch.bmm(d_logits, k_b).mul_(scale)
+        for block in _blocks(q.shape[1], n, wanted):
+            kept = weights[b, :, block].clamp(min=0.0)
+            dv_b += torch.bmm(kept.transpose(1, 2), d_out_b[:, block])
+            ds = torch.bmm(d_out_b[:, block], v_b.transpose(1, 2)).mul_(kept)
+            ds.addcmul_(weights[b, :, block].abs(), delta[:, block], value=-1.0)
+            dk_b += torch.bmm(ds.transpose(1, 2), q_b[:, block])
+            dq[b, :, block] = torch.bmm(ds, k_b).mul_(scale)
         dq[b, :, n:] = 0.0
         dk[b], dv[b] = dk_b.mul_(scale), dv_b.div_(keep)
     return dq, dk, dv
 
 
 def _empty_heads(x):
-    """An empty (B, H, N, D) laid out as (B, N, H, D), so that joining the heads afterwards is a view."""
+    """Return an empty (B, H, N, E) like x, laid out as (B, N, H, E): joining the heads afterwards is then a view."""
     b, h, n, d = x.shape
     return x.new_empty(b, n, h, d).transpose(1, 2)
 
 
 # ---------------------------------------------------------------- the operators
+# n_rows, n_columns: the lengths Nq and Nk. saved: what the backward pass needs of the forward pass besides the output,
+# the weights (B, H, Nq, Nk) on the PyTorch path, their log-sum-exp (B, H, Nq) on Triton's.
 
 _define = torch.library.define
 _define("kernels::dropout_hashes", "(Tensor seed, int heads, int n_rows, int n_columns, Tensor? rows)"
@@ -275,7 +299,7 @@ def _(d_out, q, k, v, out, saved, row_hash, column_hash, p):
 
 def _save(ctx, inputs, output):
     *tensors, ctx.p = inputs
-    ctx.set_materialize_grads(False)  # the second output's would be zeros of the size of all weights
+    ctx.set_materialize_grads(False)  # the gradient of `saved` would be zeros, as many as there are weights
     ctx.save_for_backward(*tensors, *output)
 
 

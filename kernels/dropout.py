@@ -1,10 +1,10 @@
-"""Dropout on a CPU, by the mask of `attention.dropout_mask`.
+"""This file holds dropout on a CPU, by the mask of `attention.dropout_mask`.
 
-torch draws a number a value there, one after the other. Here a value's fate is the product of two hashes, and is found
-again in the backward pass, which is the same operator on the gradient. So nothing is stored; of a ReLU and its dropout
-together the output says it all.
+PyTorch draws one random number after the other there, one for each value. Here the product of two hashes decides about
+a value, and the backward pass, which is the same operator on the gradient, computes it again. So no mask is stored.
+Where a ReLU comes first, the output is enough for the backward pass.
 
-Shapes: B batch, N tokens of a sample, M the most that are asked for of one, T those of all, C columns.
+Shapes, with the letters of model.py: B batch, N tokens, D features, T selected tokens, M the most of one sample.
 """
 
 import torch
@@ -12,23 +12,24 @@ from torch import Tensor
 
 from kernels.attention import counts, keep_probability, threshold
 
-CHUNK = 2**18  # values at a time, whose hashes and mask stay in the caches
+CHUNK = 2**18  # values that go through together, so that their hashes and their mask stay in the caches
 
 
 def dropout(x: Tensor, p: float, seed: Tensor, rows: Tensor | None = None, relu: bool = False) -> Tensor:
-    """x, or its ReLU, of which each value is either divided by `keep_probability(p)` or set to 0.
+    """Divide each value of x, or with relu of its ReLU, by `keep_probability(p)`, or set it to 0.
 
-    x: (B, N, C), or with rows (B, M) int64 (T, C): the tokens of these numbers, one sample after the other, where
-    samples of fewer than M end with rows of -1. seed: (B,) int64, one number a sample.
+    x: (B, N, D), all tokens, or (T, D), the selected tokens, ordered by sample. p: the probability of 0. seed: (B,)
+    int64, one number a sample. rows: (B, M) int64, the numbers of the selected tokens, with -1 at unused places; the
+    rows of the mask are the tokens.
     """
     tokens = x.shape[1] if rows is None else rows.shape[1]
     row_hash, column_hash = torch.ops.kernels.dropout_hashes(seed, 1, tokens, x.shape[-1], rows)
     return torch.ops.kernels.dropout(x, row_hash, column_hash, p, relu)
 
 
-def _chunks(columns, *tensors):
-    """The same rows of each tensor, as many at a time as have `CHUNK` values in so many columns."""
-    return zip(*(x.split(max(1, CHUNK // columns)) for x in tensors))
+def _chunks(features, *tensors):
+    """Yield parts of tensors (T, ...), the same tokens of each: as many as have CHUNK values with `features` each."""
+    return zip(*(x.split(max(1, CHUNK // features)) for x in tensors))
 
 
 _define = torch.library.define

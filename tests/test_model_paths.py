@@ -13,7 +13,7 @@ import torch
 
 pytestmark = pytest.mark.slow
 
-POINTS, CHANNELS, STEPS = 20, 3, 20
+POINTS, CHANNELS = 20, 3
 
 
 def build():
@@ -42,7 +42,7 @@ def losses(model, number, compiled=False):
 
 
 def run(out):
-    """Loss and gradients, eager and compiled, and the losses of twenty training steps -> an .npz file."""
+    """Loss and gradients, eager and compiled -> an .npz file."""
     from kernels.attention import attention
 
     found = {}
@@ -53,16 +53,7 @@ def run(out):
         found[f"{how} loss"] = torch.stack(loss).detach().numpy()
         for name, parameter in model.named_parameters():
             found[f"{how} {name}"] = parameter.grad.numpy()
-    model = build()
-    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
-    trained = []
-    for step in range(STEPS):
-        optimizer.zero_grad()
-        loss = sum(losses(model, 1 + step % 4))
-        loss.backward()
-        optimizer.step()
-        trained.append(loss.item())
-    np.savez(out, path=attention.last_path, trained=trained, **found)
+    np.savez(out, path=attention.last_path, **found)
 
 
 @pytest.fixture(scope="module")
@@ -80,14 +71,8 @@ def paths(tmp_path_factory):
 
 def test_both_paths_give_the_same_loss_and_gradients(paths):
     for name, expected in paths["torch"].items():
-        if name != "trained":
-            scale = np.abs(expected).max()
-            np.testing.assert_allclose(paths["triton"][name], expected, rtol=0, atol=2e-5 * scale, err_msg=name)
-
-
-def test_twenty_training_steps_agree_within_the_precision(paths):
-    np.testing.assert_allclose(paths["triton"]["trained"], paths["torch"]["trained"], rtol=1e-4)
-    assert np.mean(paths["torch"]["trained"][-4:]) < 0.9 * np.mean(paths["torch"]["trained"][:4])
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(paths["triton"][name], expected, rtol=0, atol=2e-5 * scale, err_msg=name)
 
 
 @pytest.mark.parametrize("path", ["torch", "triton"])
