@@ -3,16 +3,23 @@
 #
 #   bash demo.sh [SEED] [EFFECT]     EFFECT 0 simulates signals that say nothing about the ratings
 #
-# Fine-tuning and fusion have higher learning rates than the paper's, which would learn little in so few epochs.
+# It makes .venv and installs requirements.txt there first. PYTHON is the interpreter that .venv is made with.
+# Fine-tuning and fusion take higher learning rates than the paper's: with those, a network would learn little in so few
+# epochs.
 set -euo pipefail
 cd "$(dirname "$0")"
 seed=${1:-0} effect=${2:-1}
 name=demo-seed$seed-effect$effect
-python=.venv/bin/python
+base=${PYTHON:-python3} python=.venv/bin/python
 
 if ! cmp -s requirements.txt .venv/requirements.txt; then
+    about='import sys; print(sys.version.split()[0]); sys.exit(sys.version_info < (3, 11))'
+    if ! found=$("$base" -c "$about" 2>/dev/null); then
+        echo "demo.sh: expected Python 3.11 or later as $base, found ${found:-none}; call PYTHON=python3.12 bash demo.sh" >&2
+        exit 2
+    fi
     echo "installing requirements.txt into .venv"
-    python3 -m venv .venv
+    "$base" -m venv --clear .venv
     $python -m pip install -q -r requirements.txt
     cp requirements.txt .venv/
 fi

@@ -1,13 +1,15 @@
-"""The whole method, from simulated recordings to the table, for several cohorts: some minutes each on two cores."""
+"""The whole method, from simulated recordings to the table, for several cohorts: some minutes each on two cores; and how
+demo.sh and test.sh set themselves up."""
 
 import json
+import os
+import shutil
 import subprocess
+import sys
 
 import pytest
 
 from prepared import ROOT
-
-pytestmark = [pytest.mark.slow, pytest.mark.heavy]
 
 
 def table(seed, effect) -> dict:
@@ -18,6 +20,8 @@ def table(seed, effect) -> dict:
     return json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout)["runs"][0]["table"]
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_fusion_finds_what_was_simulated(seed):
     rows = table(seed, 1)
@@ -28,8 +32,32 @@ def test_fusion_finds_what_was_simulated(seed):
         assert rows["Fused"][target]["missing"] == []
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 def test_without_an_effect_nothing_is_above_chance():
     for name, row in table(0, 0).items():
         for target, summary in row.items():
             auroc = summary["auroc"]
             assert name == "Video prior" or auroc["mean"] - auroc["interval"] <= 0.5, (name, target)
+
+
+@pytest.mark.parametrize("name", ["demo.sh", "test.sh"])
+@pytest.mark.parametrize("version", ["3.10.13", "2.7.18", None])
+def test_an_old_python_ends_in_one_line(tmp_path, name, version):
+    for file in (name, "requirements.txt"):
+        shutil.copy(ROOT / file, tmp_path)
+    # It runs this Python, which says that it is another one.
+    python = tmp_path / "python"
+    if version:
+        number = tuple(map(int, version.split(".")))
+        old = f"import sys; sys.version, sys.version_info = '{version} (old)', {number}"
+        python.write_text(f'#!/bin/sh\nshift\nexec {sys.executable} -c "{old}\n$1"\n')
+        python.chmod(0o755)
+    environment = {**os.environ, "PYTHON": str(python)}
+    finished = subprocess.run(["bash", tmp_path / name], env=environment, capture_output=True, text=True)
+    assert finished.returncode == 2 and finished.stdout == ""
+    (said,) = finished.stderr.splitlines()
+    assert said.startswith(
+        f"{name}: expected Python 3.11 or later as {python}, found {version or 'none'}; call PYTHON="
+    )
+    assert not (tmp_path / ".venv").exists()
