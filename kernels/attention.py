@@ -25,6 +25,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from kernels import attention_launch
 
 _MASK32 = 0xFFFFFFFF
+# Without it, PyTorch's own operator fails in bfloat16 on some processors: "pack_vnni2 is only supported when ...".
+_AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def attention(q, k, v, dropout_p=0.0, seed=None, rows=None):
@@ -44,7 +46,7 @@ def attention(q, k, v, dropout_p=0.0, seed=None, rows=None):
         dtype = torch.get_autocast_dtype(q.device.type)
         q, k, v = (x if x.dtype == torch.float64 else x.to(dtype) for x in (q, k, v))
     _check(q, k, v, dropout_p, seed, rows)
-    if dropout_p == 0.0 and not attention_launch.runs_on(q):
+    if dropout_p == 0.0 and not attention_launch.runs_on(q) and (_AVX512 or q.dtype != torch.bfloat16):
         _ran("torch", q)
         return scaled_dot_product_attention(q, k, v)
     row_hash = column_hash = None
