@@ -421,19 +421,22 @@ def test_benchmark_rehearses_on_the_cpu():
 
 # ---------------------------------------------------------------- the same file, in Triton's interpreter
 
-def run_in_the_interpreter(which):
+def run_in_the_interpreter(which, folder):
+    """Run this file once more. What torch.compile has kept of the PyTorch path would not fit: hence a folder of its
+    own."""
     pytest.importorskip("triton")
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", which, __file__]
-    done = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
+    own = {"TRITON_INTERPRET": "1", "TORCHINDUCTOR_CACHE_DIR": str(folder)}
+    done = subprocess.run(command, env={**os.environ, **own}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
 
 
 @pytest.mark.skipif(PATH == "triton", reason="this process has the Triton kernels already")
-def test_in_the_interpreter():
-    run_in_the_interpreter("not slow")
+def test_in_the_interpreter(tmp_path):
+    run_in_the_interpreter("not slow", tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(PATH == "triton", reason="this process has the Triton kernels already")
-def test_long_sequences_in_the_interpreter():
-    run_in_the_interpreter("slow")
+def test_long_sequences_in_the_interpreter(tmp_path):
+    run_in_the_interpreter("slow", tmp_path)
