@@ -431,6 +431,7 @@ def run_in_the_interpreter(which, folder):
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(PATH == "triton", reason="this process has the Triton kernels already")
 def test_in_the_interpreter(tmp_path):
     run_in_the_interpreter("not slow", tmp_path)

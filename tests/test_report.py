@@ -422,6 +422,7 @@ def test_each_run_has_its_line_and_only_the_simulated_is_called_so(run, evaluate
     assert "imulated" not in Page(report.render([real], ["a"], TABLES, {})).text
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_bytes_and_runs_of_one_name_are_numbered(run, evaluated, tmp_path):
     other = replace(evaluated, run=Run(tmp_path / "run", run.settings, run.data, run.folds))
     report.write_report([evaluated, other], TABLES, tmp_path)

@@ -195,6 +195,7 @@ def campaign(folder, epochs, kills, seed) -> int:
     return later
 
 
+@pytest.mark.slow
 def test_killed_and_restarted(base, reference, tmp_path):
     folder = shutil.copytree(base, tmp_path / "killed")
     kills = [["start", "any", "write", "any"], ["any"], ["write"]]
