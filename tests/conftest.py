@@ -1,6 +1,9 @@
 import os
 import shutil
+import tempfile
 
+# What torch.compile kept for another kind of processor would be taken up here, and computes nonsense.
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(prefix="inductor-")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small networks gain nothing from more, and lose much on a busy machine
 if "TEST_GPU" not in os.environ:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the same numbers twice are promised on a CPU alone
@@ -29,3 +32,7 @@ def finished(tmp_path_factory):
 def work(finished, tmp_path):
     """A copy of that folder, to be changed."""
     return shutil.copytree(finished, tmp_path / "work")
+
+
+def pytest_unconfigure():
+    shutil.rmtree(os.environ["TORCHINDUCTOR_CACHE_DIR"], ignore_errors=True)
