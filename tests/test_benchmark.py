@@ -33,6 +33,11 @@ def test_a_gradient_is_as_accurate_as_stock_pytorchs(task):
     zero multiplies the error of a batch, and then over the parameters."""
     exact = [gradients("stock", task, "fp64", seed) for seed in range(3)]
     for precision, factor in (("fp32", 1.5), ("bf16", 2.0)):
+        try:
+            gradients("stock", task, precision, 0)
+        except RuntimeError as error:
+            assert precision == "bf16" and "avx512" in str(error)
+            pytest.skip("PyTorch's own bfloat16 attention fails on a processor that is told to leave out AVX-512")
         errors = {"ours": [], "stock": []}
         for side, batches in errors.items():
             for seed, true in enumerate(exact):
