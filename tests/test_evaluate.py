@@ -699,6 +699,7 @@ def test_the_papers_fusion_is_of_eeg_and_ecg_alone():
     assert tables.published(replace(MODELS["ecg"], init="random"), "arousal") is None  # the paper has none
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, simulated", [("amigos", False), ("mini", True)])
 def test_a_third_target_is_in_every_table_without_the_papers_numbers(tmp_path, name, simulated):
     (tmp_path / "tests").symlink_to(ROOT / "tests")
