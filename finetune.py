@@ -100,6 +100,7 @@ def train_model(run, rows, labels, pretrained: dict | None, path: Path, record: 
         **{name: getattr(args, name) for name in paper.NETWORK},
         classifier_hidden=args.classifier_hidden,
         classifier_dropout=args.classifier_dropout,
+        pool=args.pool,
         points=signals.points,
     )
     if pretrained:
@@ -109,13 +110,15 @@ def train_model(run, rows, labels, pretrained: dict | None, path: Path, record: 
         f"{parameter_count(model.classifier if args.freeze else model):,} parameters, on {device} in {args.precision}"
     )
     if args.freeze:
-        # Without a gradient, Adam leaves the weights that made these alone.
-        cls = trained.predict(model.encode_cls, model, signals, args)
+        # Without a gradient, Adam leaves the weights that made these alone. They are standardised, so that the scale
+        # of an encoder's output does not decide how fast its classifier learns.
+        found = trained.predict(model.pooled, model, signals, args)
+        model.classifier.standardise(found[train])
 
     def loss(places, generator, mine):
         wanted = machine.tensor(labels[signals.row[places[mine]]], args)
         if args.freeze:
-            logits = model.classifier(cls[places[mine]]).squeeze(-1)
+            logits = model.classifier(found[places[mine]]).squeeze(-1)
         else:
             seeds = loop.layer_seeds(generator, len(places), mine, args)
             logits = model.classify(machine.tensor(signals.batch(places[mine]), args), seeds)

@@ -43,21 +43,23 @@ class Encoder(nn.Module):
     """The encoder is a 1D-CNN that keeps the length: (B, C, L) -> (B, L, D). Its stride is 1, and each convolution is
     followed by a ReLU (paper 4.3).
 
-    Assumed: zero padding, and a layer norm over the channels after the first convolution only.
+    Assumed: zero padding, and a layer norm over the channels after the first convolution and, with `output_norm`, at
+    the end, so that the points and the positions that are added to them are of one size.
     """
 
-    def __init__(self, channels: int, kernels: list[int], widths: list[int]):
+    def __init__(self, channels: int, kernels: list[int], widths: list[int], output_norm: bool = True):
         super().__init__()
         sizes = zip([channels, *widths], widths, kernels)
         self.convolutions = nn.ModuleList(nn.Conv1d(i, o, k, padding=k // 2) for i, o, k in sizes)
         self.norm = nn.LayerNorm(widths[0])
+        self.output_norm = nn.LayerNorm(widths[-1]) if output_norm else nn.Identity()
 
     def forward(self, signals: Tensor) -> Tensor:
         first, *others = self.convolutions
         x = self.norm(conv1d(signals.transpose(1, 2), first.weight, first.bias)).relu()  # (B, L, 64)
         for convolution in others:
             x = conv1d(x, convolution.weight, convolution.bias).relu()  # (B, L, 128), (B, L, D)
-        return x
+        return self.output_norm(x)
 
 
 class SelfAttention(nn.Module):
@@ -144,12 +146,31 @@ class FCN(nn.Module):
         return self.output(self.features(x))
 
 
+class Classifier(FCN):
+    """This is the FCN that ends in one logit, over features that may be standardised first."""
+
+    def __init__(self, inputs: int, hidden: list[int], dropout: float):
+        super().__init__(inputs, hidden, 1, dropout)
+        self.register_buffer("mean", torch.zeros(inputs))
+        self.register_buffer("scale", torch.ones(inputs))
+
+    def standardise(self, x: Tensor) -> None:
+        """From now on, give each input feature the mean and the SD that make those of x (n, inputs) 0 and 1; a feature
+        that is constant in x becomes 0."""
+        scale, self.mean = torch.std_mean(x, dim=0, correction=0)
+        self.scale = torch.where(scale > 1e-6 * self.mean.abs(), scale, torch.inf)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return the last hidden layer, after ReLU and dropout: (..., inputs) -> (..., hidden[-1])."""
+        return super().features((x - self.mean) / self.scale)
+
+
 class SingleModalityModel(nn.Module):
     """This is the network for one modality (paper 3.2, 3.3); it has a predictor, a classifier, or both as heads.
 
     channels: C, 10 for EEG and 1 for ECG; points: L; cnn_channels: the widths of the CNN, of which the last is D;
     mvp_hidden and classifier_hidden: the widths of the hidden layers of the predictor and of the classifier, None for
-    no such head. Raises ValueError where the numbers do not fit together.
+    no such head; encoder_norm and pool: words of paper.CHOICES. Raises ValueError where the numbers do not fit together.
     """
 
     def __init__(
@@ -164,10 +185,12 @@ class SingleModalityModel(nn.Module):
         mvp_hidden: list[int] | None = None,
         classifier_hidden: list[int] | None = None,
         classifier_dropout: float = 0.0,
+        encoder_norm: str = "output",
+        pool: str = "cls",
         points: int = paper.POINTS,
     ):
         super().__init__()
-        hidden = cnn_channels[-1]
+        hidden, self.pool = cnn_channels[-1], pool
         if len(cnn_kernels) != len(cnn_channels) or any(kernel % 2 == 0 for kernel in cnn_kernels):
             raise ValueError(
                 f"--cnn-kernels {cnn_kernels}: expected one odd size for each of --cnn-channels {cnn_channels}; "
@@ -175,14 +198,15 @@ class SingleModalityModel(nn.Module):
             )
         if hidden % (2 * heads):
             raise ValueError(f"--cnn-channels: expected a last number divisible by 2 x --heads {heads}, found {hidden}")
-        self.encoder = Encoder(channels, cnn_kernels, cnn_channels)
+        self.encoder = Encoder(channels, cnn_kernels, cnn_channels, encoder_norm == "output")
         self.cls = nn.Parameter(torch.randn(hidden) * 0.02)  # assumed: learned
         self.register_buffer("positions", sinusoidal_positions(points + 1, hidden), persistent=False)
         self.layers = nn.ModuleList(TransformerLayer(hidden, heads, ffn, dropout) for _ in range(layers))
         if mvp_hidden:
             self.predictor = FCN(hidden, mvp_hidden, channels)
         if classifier_hidden:
-            self.classifier = FCN(hidden, classifier_hidden, 1, classifier_dropout)
+            inputs = hidden if pool == "cls" else 2 * hidden
+            self.classifier = Classifier(inputs, classifier_hidden, classifier_dropout)
 
     def encode(
         self,
@@ -231,15 +255,20 @@ class SingleModalityModel(nn.Module):
         count = torch.as_tensor(len(masked) if count is None else count)
         return error[masked].sum() / count.clamp(min=1)  # a short batch may have no masked point
 
-    def encode_cls(self, signals: Tensor, seed: Tensor | None = None) -> Tensor:
-        """Return the last layer's CLS, which is the input of the classifier: (B, C, L) -> (B, D)."""
+    def pooled(self, signals: Tensor, seed: Tensor | None = None) -> Tensor:
+        """Return what the classifier reads of the last layer: (B, C, L) -> (B, D), its CLS (paper 3.2); or with `pool`
+        "tokens" (B, 2 D), the mean and the SD over its other tokens (assumed)."""
+        if self.pool == "tokens":
+            tokens = self.encode(signals, seed=seed)[:, 1:]
+            spread, mean = torch.std_mean(tokens, dim=1, correction=0)
+            return torch.cat([mean, spread], dim=1)
         batch = torch.arange(len(signals), device=signals.device)
         cls = Selection(batch * self.positions.shape[0], batch, torch.zeros_like(batch)[:, None])
         return self.encode(signals, seed=seed, selection=cls)
 
     def features(self, signals: Tensor, seed: Tensor | None = None) -> Tensor:
         """Return the classifier's last hidden layer, the input of late fusion (paper 3.4): (B, C, L) -> (B, width)."""
-        return self.classifier.features(self.encode_cls(signals, seed))
+        return self.classifier.features(self.pooled(signals, seed))
 
     def classify(self, signals: Tensor, seed: Tensor | None = None) -> Tensor:
         """Return the logit of high arousal or high valence of each segment: (B, C, L) -> (B,) (figure 1 B)."""

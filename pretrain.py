@@ -19,7 +19,8 @@ from protocol import records
 from protocol import run as runs
 from protocol.leaks import check_leaks
 from protocol.segments import SignalRows, data_sha256, open_segments
-from training import checkpoints, distributed, loop, machine
+from training import checkpoints, distributed, loop, machine, mvp_baselines
+from training.watch import Watch
 
 
 def parse() -> argparse.Namespace:
@@ -39,23 +40,16 @@ def parse() -> argparse.Namespace:
     return args
 
 
-def baselines(signals: SignalRows, validation: np.ndarray, masks, args) -> tuple[float, float]:
-    """Masked mean squared error on the validation segments, under the masks of the validation loss, of predicting
-    zero and of linear interpolation between the points on either side of a span (held flat at the segment's ends)."""
-    squared_zero, squared_line, count = 0.0, 0.0, 0
-    points = np.arange(signals.points)
-    for places, generator in loop.validation_batches(validation, args):
-        for segment, mask in zip(signals.batch(places), masks(len(places), generator).numpy()):
-            # Without an unmasked point, there is no line to draw.
-            if mask.all():
-                continue
-            lines = np.stack([np.interp(points[mask], points[~mask], channel[~mask]) for channel in segment])
-            squared_zero += np.square(segment[:, mask], dtype=np.float64).sum()
-            squared_line += np.square(segment[:, mask] - lines, dtype=np.float64).sum()
-            count += lines.size
-    if count == 0:
-        raise ValueError(f"--mask-probability {args.mask_probability}: masks no point or all of them; take another")
-    return squared_zero / count, squared_line / count
+def masking(args, rate: float, points: int):
+    """The function that draws masks of segments of `points` at `rate` (Hz): masks(count, generator) -> (count, L) bool.
+
+    --mask-span is in seconds, and --mask-probability is that of a span's start within 1 / 128 s, so that the same share
+    of the time is hidden at every rate. Raises ValueError for a span that is longer than a segment.
+    """
+    span, probability = max(1, round(args.mask_span * rate)), 1 - (1 - args.mask_probability) ** (paper.RATE / rate)
+    if span > points:
+        raise ValueError(f"--mask-span {args.mask_span:g}: expected seconds, at most the {points / rate:g} of a segment")
+    return lambda count, generator: sample_mask(count, points, probability, span, generator)
 
 
 def read_signals(run: runs.Run, rows: dict, extra: list, modality: str) -> tuple[SignalRows, np.ndarray, np.ndarray]:
@@ -94,11 +88,10 @@ def main() -> None:
 def train_model(run, signals, train, validation, path: Path, record: dict, origin: dict, args) -> None:
     """Train on the places `train` of `signals`, and write the checkpoint `path`."""
 
-    def masks(count, generator):
-        return sample_mask(count, signals.points, args.mask_probability, args.mask_span, generator)
-
-    zero, line = baselines(signals, validation, masks, args)
-    print(f"validation loss to beat: {zero:.4f} by predicting zero, {line:.4f} by a straight line across each span")
+    masks = masking(args, run.data.manifest["rate"], signals.points)
+    to_beat = mvp_baselines.baselines(signals, train, validation, masks, args)
+    shown = [f"{to_beat[name]:.4f} by {words}" for name, words in mvp_baselines.NAMES.items()]
+    print(f"validation loss to beat: {', '.join(shown)}", flush=True)
 
     loop.seed_step(args.seed, 0)
     model = SingleModalityModel(
@@ -123,7 +116,8 @@ def train_model(run, signals, train, validation, path: Path, record: dict, origi
 
     if distributed.rank() == 0:
         run.start()
-    loop.fit(model, loss, train, validation, loop.warmup_then_linear(args), path, args, record, origin)
+    schedule, watch = loop.warmup_then_linear(args), Watch(model, signals, validation, args)
+    loop.fit(model, loss, train, validation, schedule, path, args, record, origin, watch, {"to_beat": to_beat})
 
 
 if __name__ == "__main__":

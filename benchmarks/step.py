@@ -41,7 +41,8 @@ class StockModel(SingleModalityModel):
         x = self.encoder.norm(first(signals).transpose(1, 2)).relu().transpose(1, 2)
         for convolution in others:
             x = convolution(x).relu()
-        x = torch.cat([self.cls.expand(len(x), 1, -1), x.transpose(1, 2)], dim=1) + self.positions
+        x = self.encoder.output_norm(x.transpose(1, 2))
+        x = torch.cat([self.cls.expand(len(x), 1, -1), x], dim=1) + self.positions
         for layer in self.layers:
             x = layer(x)
         return x if selection is None else take(x, selection.tokens)
@@ -82,8 +83,9 @@ class Noise:
         if task == "fine-tuning":
             logits, labels = model.classify(signals).to(signals.dtype), self.labels.to(signals.dtype)
             return F.binary_cross_entropy_with_logits(logits, labels)
-        masking = (value for value, *_ in paper.MASKING.values())
-        return model.reconstruction_loss(signals, sample_mask(len(signals), paper.POINTS, *masking, self.generator))
+        probability, span = (value for value, *_ in paper.MASKING.values())
+        masking = probability, round(span * paper.RATE), self.generator
+        return model.reconstruction_loss(signals, sample_mask(len(signals), paper.POINTS, *masking))
 
 
 # ---- time and memory ------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-from paper import MODALITIES, STAGES, TARGETS
+from paper import CHOICES, MODALITIES, STAGES, TARGETS
 
 BELOW_ONE = ("dropout", "classifier_dropout", "fusion_dropout", "mask_probability", "beta1", "beta2")
 MAY_BE_ZERO = ("dropout", "classifier_dropout", "fusion_dropout", "weight_decay", "warmup_epochs", "beta1", "beta2")
@@ -104,6 +104,17 @@ def positive(number: type, zero: bool = False, below_one: bool = False, least: i
     return parse
 
 
+def one_of(choices: tuple[str, ...]):
+    """The argparse type of one of some words."""
+
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise argparse.ArgumentTypeError(f"expected {' or '.join(choices)}, found {text}")
+        return text
+
+    return parse
+
+
 def share(text: str) -> float:
     """The argparse type of a number above 0 and up to 1, of as many digits as the names of files show."""
     value = float(text)
@@ -148,14 +159,16 @@ def add_hyperparameters(parser: argparse.ArgumentParser, stage: str) -> None:
             f"--{name.replace('_', '-')}",
             type=parse,
             nargs="+" if isinstance(value, list) else None,
-            metavar="N" if number is int else "X",
+            metavar={int: "N", float: "X", str: "|".join(CHOICES.get(name, ()))}[number],
             help=f"{what} ({'; '.join(shown)}; {source})",
         )
 
 
 def type_of(name: str, value) -> tuple:
-    """The type of a hyper-parameter's numbers, int or float, and the function that reads one of them."""
+    """The type of a hyper-parameter's values, int, float or str, and the function that reads one of them."""
     number = type(value[0] if isinstance(value, list) else value)
+    if number is str:
+        return number, one_of(CHOICES[name])
     return number, positive(number, zero=name in MAY_BE_ZERO, below_one=name in BELOW_ONE)
 
 

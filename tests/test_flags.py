@@ -20,11 +20,13 @@ RUN = {
     "threshold": "global",
     "seed": 0,
     "batch_size": 64,
+    "decay": "decoupled",
     **ADAM,
 }
 NETWORK = {
     "cnn_kernels": [65, 33, 17],
     "cnn_channels": [64, 128, 256],
+    "encoder_norm": "output",
     "layers": 2,
     "heads": 2,
     "ffn": 1024,
@@ -34,7 +36,7 @@ PRETRAIN = {
     **RUN,
     **NETWORK,
     "mask_probability": 0.0325,
-    "mask_span": 20,
+    "mask_span": 0.15625,  # 20 points at 128 Hz
     "mvp_hidden": [128],
     "epochs": 500,
     "weight_decay": 0.005,
@@ -43,6 +45,7 @@ PRETRAIN = {
 FINETUNE = {
     **RUN,
     **NETWORK,
+    "pool": "cls",
     "epochs": 100,
     "weight_decay": 1e-5,
     "lr": 1e-4,

@@ -1,12 +1,12 @@
 """Training against PyTorch's own optimiser, schedule and losses, one step an epoch."""
 
 import json
-import re
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.linalg import lstsq, toeplitz
 
 from model import SingleModalityModel, sample_mask
 from prepared import FINETUNE, NETWORK, PRETRAIN, call, done, labelled, open_run, write_set
@@ -33,20 +33,27 @@ def test_fine_tuning_starts_from_the_pretrained_weights(work):
         torch.testing.assert_close(later[name], first[name], rtol=0, atol=1e-10)
 
 
-def test_adam_its_decay_and_the_steps_of_its_rate_are_those_of_torch(work):
+@pytest.mark.parametrize("decay", ["decoupled", "coupled"])
+def test_adam_its_decay_and_the_steps_of_its_rate_are_those_of_torch(work, decay):
     flags = "--freeze --epochs 6 --batch-size 200 --classifier-dropout 0 --lr 0.02 --lr-factor 0.5 --lr-every 2".split()
-    flags += "--weight-decay 0.3 --beta1 0.7 --beta2 0.8 --precision fp64".split()
+    flags += f"--decay {decay} --weight-decay 0.3 --beta1 0.7 --beta2 0.8 --precision fp64".split()
     found = []
-    for more in (("--lr", STILL), ("--fresh",)):
+    for more in (("--lr", 1e-30), ("--fresh",)):
         done(*EEG, *flags, *more, cwd=work)
         found.append(torch.load(work / f"{FOLD}arousal-frozen.pt", weights_only=True)["model"])
     model = SingleModalityModel(2, **SHAPE, classifier_hidden=[6], points=96).double().eval()
     model.load_state_dict(found[0])
-    optimizer = torch.optim.Adam(model.classifier.parameters(), 0.02, betas=(0.7, 0.8), weight_decay=0.3)
+    own, options = model.classifier, {"lr": 0.02, "betas": (0.7, 0.8)}
+    if decay == "coupled":
+        optimizer = torch.optim.Adam(own.parameters(), weight_decay=0.3, **options)
+    else:
+        matrices, biases = ([getattr(layer, kind) for layer in (own.hidden[0], own.output)] for kind in ("weight", "bias"))
+        groups = [{"params": matrices, "weight_decay": 0.3}, {"params": biases, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, **options)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)
     rows, labels = labelled(open_run(work), 1, "arousal")
     signals = torch.from_numpy(np.load(work / "data/amigos/eeg.npy")[rows["train"]]).double()
-    cls, truth, rates = model.encode_cls(signals).detach(), torch.from_numpy(labels[rows["train"]]).double(), []
+    cls, truth, rates = model.pooled(signals).detach(), torch.from_numpy(labels[rows["train"]]).double(), []
     for _ in range(6):
         optimizer.zero_grad()
         F.binary_cross_entropy_with_logits(model.classifier(cls).squeeze(-1), truth).backward()
@@ -54,7 +61,7 @@ def test_adam_its_decay_and_the_steps_of_its_rate_are_those_of_torch(work):
         optimizer.step()
         schedule.step()
     for name, weight in model.state_dict().items():
-        torch.testing.assert_close(found[1][name].double(), weight, rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(found[1][name], weight, rtol=1e-12, atol=1e-12)
     assert [line["lr"] for line in log(work / f"{FOLD}arousal-frozen.jsonl")] == pytest.approx(rates, rel=1e-12)
 
 
@@ -164,13 +171,20 @@ def test_losses_of_pretraining_its_baselines_and_its_schedule(work):
         every = mask[:, None].expand_as(signals)
         assert lines[0][key] == pytest.approx(F.mse_loss(predicted[every], signals[every]).item(), rel=1e-5)
 
-    zero, line = map(float, re.search(r"to beat: (\S+) by predicting zero, (\S+) by", out).groups())
+    found = lines[-1]["to_beat"]
+    assert "to beat: {zero:.4f} by zero, {line:.4f} by a straight line across each span, {linear:.4f}".format(**found) in out
     assert not mask.all(dim=1).any()
-    assert zero == pytest.approx(signals[every].square().mean().item(), abs=1e-4)
-    at, errors = np.arange(96), []
+    assert found["zero"] == pytest.approx(signals[every].square().mean().item(), rel=1e-6)
+    at, by_line, linear = np.arange(96), [], []
+    by_lag = [np.mean([np.correlate(one[c], one[c], "full")[95:] for one in train.astype(float)], axis=0) for c in (0, 1)]
+    covariance = [toeplitz(each + 1e-6 * each[0] * (at == 0)) for each in by_lag]
     for segment, hidden in zip(signals.numpy(), mask.numpy()):
-        errors += [np.interp(at[hidden], at[~hidden], c[~hidden]) - c[hidden] for c in segment]
-    assert line == pytest.approx(np.square(np.concatenate(errors)).mean(), abs=1e-4)
+        for c, own in zip(segment, covariance):
+            by_line.append(np.interp(at[hidden], at[~hidden], c[~hidden]) - c[hidden])
+            weights = lstsq(own[np.ix_(~hidden, ~hidden)], own[np.ix_(~hidden, hidden)])[0]
+            linear.append(c[~hidden] @ weights - c[hidden])
+    for name, errors in (("line", by_line), ("linear", linear)):
+        assert found[name] == pytest.approx(np.square(np.concatenate(errors)).mean(), rel=1e-5), name
 
 
 def test_bf16_is_close_to_fp32_and_not_the_same(work):

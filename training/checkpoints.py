@@ -14,7 +14,8 @@ from protocol import records
 from protocol.segments import Segments, layout
 
 KEYS = {  # key -> type
-    **dict.fromkeys(("model", "optimizer", "schedule", "random", "flags", "record", "channels", "versions"), dict),
+    **dict.fromkeys(("model", "optimizer", "schedule", "random", "watch", "flags", "record"), dict),
+    **dict.fromkeys(("channels", "versions"), dict),
     "epoch": int,
     "extra_sources": list,
 }

@@ -77,6 +77,20 @@ def step_decay(args: argparse.Namespace):
     return learning_rate
 
 
+def optimizer_of(model, args: argparse.Namespace) -> torch.optim.Optimizer:
+    """Adam with L2 weight decay (paper 4.3, 4.4), in the form of --decay (assumed).
+
+    decoupled: the matrices shrink beside Adam's step; norms, biases and CLS, which have one dimension, do not. coupled:
+    the decay of all weights is part of the gradient, which Adam divides by its size: where it is weak, only decay acts.
+    """
+    parameters, options = list(model.parameters()), {"lr": args.lr, "betas": (args.beta1, args.beta2), "fused": True}
+    if args.decay == "coupled":
+        return torch.optim.Adam(parameters, weight_decay=args.weight_decay, **options)
+    decayed = {"params": [each for each in parameters if each.ndim > 1], "weight_decay": args.weight_decay}
+    kept = {"params": [each for each in parameters if each.ndim <= 1], "weight_decay": 0.0}
+    return torch.optim.AdamW([decayed, kept], **options)
+
+
 # ---- seeds ----------------------------------------------------------------------------------------------------------
 
 
@@ -117,17 +131,20 @@ def validation_batches(validation: np.ndarray, args):
 # ---- the loop -------------------------------------------------------------------------------------------------------
 
 
-def fit(model, loss, train, validation, learning_rate, path: Path, args, record: dict, origin: dict) -> None:
+def fit(
+    model, loss, train, validation, learning_rate, path: Path, args, record: dict, origin: dict, watch=None, about=None
+) -> None:
     """Train `model` for args.epochs, or go on where an earlier call stopped.
 
     loss(places, generator, mine) -> the share of the samples places[mine] in the mean loss of the samples at `places`;
     what it draws at random for all `places` it draws from `generator`, or is seeded by `layer_seeds`; train,
     validation: places (int arrays); learning_rate(step, steps an epoch); path: the checkpoint, with a log of one JSON
-    line an epoch beside it (.jsonl); record: kept in the checkpoint and compared on resuming; origin: kept.
+    line an epoch beside it (.jsonl); record: kept in the checkpoint and compared on resuming; origin: kept; watch: None,
+    or what looks at weights and outputs after each epoch (watch.py); about: what each line of the log says, too.
     Raises ValueError where a checkpoint is of another making, or the loss is not finite; on SIGTERM and Ctrl-C,
     SystemExit after saving.
     """
-    training = Training(model, loss, train, validation, learning_rate, path, args, record, origin)
+    training = Training(model, loss, train, validation, learning_rate, path, args, record, origin, watch, about or {})
     training.begin()
     done = training.epoch * training.steps + training.step
     bar = tqdm(total=args.epochs * training.steps, initial=done, unit="step", disable=None, smoothing=0.05)
@@ -145,13 +162,13 @@ def fit(model, loss, train, validation, learning_rate, path: Path, args, record:
 class Training:
     """The training of one model: how far it is, and each act of its loop."""
 
-    def __init__(self, model, loss, train, validation, learning_rate, path: Path, args, record: dict, origin: dict):
+    def __init__(self, model, loss, train, validation, learning_rate, path: Path, args, record, origin, watch, about):
         """The arguments are those of `fit`."""
         self.model, self.loss, self.train, self.validation = model, loss, train, validation
         self.learning_rate, self.path, self.args, self.record, self.origin = learning_rate, path, args, record, origin
+        self.watch, self.about = watch, about
         self.flags, self.log = plain_flags(args), path.with_suffix(".jsonl")
-        betas, decay = (args.beta1, args.beta2), args.weight_decay
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=args.lr, betas=betas, weight_decay=decay, fused=True)
+        self.optimizer = optimizer_of(model, args)
         self.steps = -(-len(train) // args.batch_size)  # of an epoch
         self.epoch, self.step = 0, 0  # finished epochs, and finished steps of the one at work
         self.total, self.seconds, self.lr = 0.0, 0.0, args.lr  # of the epoch at work: sum of the losses, time
@@ -162,6 +179,8 @@ class Training:
         """Take up the checkpoint, or clear away what an earlier training left; read the log."""
         if self.resumed:
             self.resume()
+        elif self.watch:
+            self.watch.begin()
         # All processes have read the checkpoint, too, before the first one writes a new one.
         fixed = {**self.flags, **dict.fromkeys(records.FREE_FLAGS)}
         if not distributed.all_have(json.dumps([self.epoch, self.step, self.record, fixed])):
@@ -189,6 +208,8 @@ class Training:
         checkpoints.check_flags(path, state["flags"], self.flags)
         load_weights(self.model, path, state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.watch:
+            self.watch.state = state["watch"]
         self.epoch, self.step, schedule = state["epoch"], state["random"]["step"], state["schedule"]
         self.total, self.seconds, self.lr = schedule["loss_sum"], schedule["seconds"], schedule["lr"]
         if state["flags"]["threads"] != self.flags["threads"]:
@@ -275,7 +296,11 @@ class Training:
             "samples_per_s": None if self.rate is None else round(self.rate, 2),
             "seconds": round(self.seconds, 3),
             "resumed": self.resumed,
+            **self.about,
         }
+        warning = ""
+        if self.watch:
+            line["watch"], warning = self.watch.after_epoch()
         self.lines.append(json.dumps(line) + "\n")
         if self.first:
             write_atomically(self.log, lambda file: file.write("".join(self.lines).encode()))
@@ -285,6 +310,8 @@ class Training:
                 f"validation {line['validation_loss']:.4f}, {line['samples_per_s']} samples/s",
                 flush=True,
             )
+        if warning and self.first:
+            bar.write(f"note: {self.path}: epoch {self.epoch + 1}, {warning}")
         self.epoch, self.step, self.total, self.seconds, self.resumed = self.epoch + 1, 0, 0.0, 0.0, False
         self.save()
         self.saved = time.monotonic()
@@ -299,6 +326,7 @@ class Training:
                 "schedule": {"lr": self.lr, "loss_sum": self.total, "seconds": self.seconds},
                 "epoch": self.epoch,
                 "random": {"step": self.step},
+                "watch": self.watch.state if self.watch else {},
                 "flags": self.flags,
                 "record": self.record,
                 **self.origin,
