@@ -74,14 +74,18 @@ class Evaluated:
         folder = Model(family, model.modalities).folder
         return next((each for each in self.main if each.folder == folder), Model(family))
 
-    def ratio(self, model: Model, target: str) -> float:
-        """Test to training segments of a fold; validation segments teach nothing and are not counted."""
+    def ratio(self, target: str) -> float:
+        """Test to training segments of a fold; validation segments teach nothing and are not counted.
+
+        Of a model of few labels, too, it is that of the split: it stands for how much the training sets of two folds
+        share, and a tenth of the labels is drawn from sets that share as much.
+        """
         found = [len(test) / len(train) for (_, of), (_, train, test) in self.parts.items() if of == target]
-        return float(np.mean(found)) / model.label_fraction
+        return float(np.mean(found))
 
     def summarise(self, model: Model, target: str) -> dict:
         """The summary of a model's test segments."""
-        about = self.run.settings["n_folds"], self.ratio(model, target), self.args.bootstrap, self.args.seed
+        about = self.run.settings["n_folds"], self.ratio(target), self.args.bootstrap, self.args.seed
         summary = scores.summarise(self.models[model][target], *about)
         if model.tested_on:  # all folds are tested on one set, so that their spread says little
             for score in scores.SCORES:
@@ -96,14 +100,15 @@ class Evaluated:
                 if not all(target in self.models.get(model, {}) for model in pair):
                     continue
                 both = [self.models[model][target] for model in pair]
-                ratio = max(self.ratio(model, target) for model in pair)
-                args = ratio, self.args.bootstrap, self.args.permutations, self.args.seed
+                args = self.ratio(target), self.args.bootstrap, self.args.permutations, self.args.seed
                 for score in of_scores:
                     about = {"first": pair[0], "second": pair[1], "target": target, "score": score}
                     found.append({**about, **scores.compare(*both, score, *args)})
         for test in TESTS:
             for each, adjusted in zip(found, scores.holm([each[test] for each in found])):
                 each[f"{test}_holm"] = float(adjusted)
+        for each in found:
+            each["detectable"] = scores.detectable(each["error"], len(each["folds"]), len(found))
         if found:
             self.tests[title] = found
         return found

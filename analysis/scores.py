@@ -9,11 +9,11 @@ import functools
 import itertools
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, stats
 
 SCORES = ("accuracy", "f1", "balanced_accuracy", "auroc")
 CONFIDENCE = 0.95  # paper 5
-SIGNIFICANT = 0.05
+SIGNIFICANT, POWER = 0.05, 0.8
 BATCH = 500  # resamples at a time, to bound memory
 
 # Test predictions of one model and target, one fold after the other, each by segment. Subjects and trials are numbers,
@@ -89,9 +89,13 @@ def half_width(values: np.ndarray, ratio: float = 0.0) -> float:
     folds' (Nadeau and Bengio, 2003) in place of 1 / k: for ten folds and 1/9, an interval 1.453 times as wide.
     """
     k = len(values)
-    if k < 2:
-        return np.nan
-    return stats.t.ppf((1 + CONFIDENCE) / 2, k - 1) * np.sqrt((1 / k + ratio) * np.var(values, ddof=1))
+    return stats.t.ppf((1 + CONFIDENCE) / 2, k - 1) * standard_error(values, ratio) if k > 1 else np.nan
+
+
+def standard_error(values: np.ndarray, ratio: float) -> float:
+    """That of the mean over folds (k,), as in `half_width`; NaN if k < 2."""
+    k = len(values)
+    return float(np.sqrt((1 / k + ratio) * np.var(values, ddof=1))) if k > 1 else np.nan
 
 
 def t_test(differences: np.ndarray, ratio: float = 0.0) -> float:
@@ -104,9 +108,17 @@ def t_test(differences: np.ndarray, ratio: float = 0.0) -> float:
         return np.nan
     if not np.any(differences):
         return 1.0
-    error = np.sqrt((1 / k + ratio) * np.var(differences, ddof=1))
     with np.errstate(divide="ignore"):
-        return float(2 * stats.t.sf(abs(np.mean(differences) / error), k - 1))
+        return float(2 * stats.t.sf(abs(np.mean(differences) / standard_error(differences, ratio)), k - 1))
+
+
+def detectable(error: float, k: int, tests: int = 1) -> float:
+    """The smallest difference that the corrected t-test over k folds, as one of so many tests (Bonferroni), finds in
+    80 % of cases where the standard error is `error`; NaN if k < 2."""
+    if k < 2:
+        return np.nan
+    limit = stats.t.isf(SIGNIFICANT / tests / 2, k - 1)
+    return error * optimize.brentq(lambda shift: stats.nct.sf(limit, k - 1, shift) - POWER, 0, 10 * limit)
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
@@ -341,7 +353,8 @@ def summarise(predictions: np.ndarray, n_folds: int, ratio: float, resamples: in
 def compare(
     first: np.ndarray, second: np.ndarray, score: str, ratio: float, resamples: int, permutations: int, seed: int
 ) -> dict:
-    """First minus second over the folds that both have: the difference, its interval and three two-tailed P values.
+    """First minus second over the folds that both have: the difference, its interval, three two-tailed P values, and
+    `error`, the standard error of the corrected test.
 
     Raises ValueError where the two do not predict the same segments in a fold.
     """
@@ -359,6 +372,7 @@ def compare(
         "difference": differences.mean() if len(common) else np.nan,
         "t": t_test(differences),
         "corrected": t_test(differences, ratio),
+        "error": standard_error(differences, ratio),
         "sign_flip": sign_flip(first, second, score, permutations, seed),
         "bootstrap": bootstrap(first, score, resamples, seed, second),
     }

@@ -1,72 +1,130 @@
 #!/usr/bin/env bash
-# What pre-training, fusion and honest folds are worth, at a size that two cores carry: 64 Hz and a small network.
+# What pre-training and honest folds are worth, at a size that two cores carry: 64 Hz and a small network.
 #
-#   bash benchmarks/evidence.sh simulated|eegmat SEED
+#   bash benchmarks/evidence.sh simulated|eegmat|cinc2017|transfer SEED
 #
-# eegmat expects the recordings at EEGMAT and, for pre-training, EEGMMIDB at EEGMMIDB. PYTHON is the interpreter.
-# Called again, it goes on where it stopped.
+# simulated  EEG of 12 rated and 24 unrated people: each share of the labels, fine-tuned and frozen, without and with
+#            pre-training on all of them but the held out
+# eegmat     rest against mental arithmetic; the recordings are at EEGMAT, those for pre-training at EEGMMIDB
+# cinc2017   77 hours of ECG, at CINC2017: pre-training on four fifths, atrial fibrillation (as "arousal") in the rest
+# transfer   eegmat's ECG, pre-trained on cinc2017 as well
+#
+# PYTHON is the interpreter. Called again, it goes on where it stopped. The tables: python benchmark.py evidence --help
 set -euo pipefail
 cd "$(dirname "$0")/.."
 set_name=$1 seed=$2 python=${PYTHON:-python}
-small_signals="--rate 64 --high 30"
+signals="--out data/evidence --rate 64 --high 30"
 network="--cnn-kernels 33 17 9 --cnn-channels 16 32 32 --layers 1 --heads 1 --ffn 64 --dropout 0"
-training="--batch-size 8 --lr 1e-3 --threads 1"
-classifier="--classifier-hidden 64 --classifier-dropout 0.1"
+training="--batch-size 8 --threads 1"
+classifier="--target arousal --classifier-hidden 64 --classifier-dropout 0.1"
+runs=runs/evidence/$set_name-seed$seed
 
-if [ "$set_name" = simulated ]; then
-    root=evidence/simulated-seed$seed data=data/$root/simulated extra="" n_folds=4 pretrain_epochs=5
-    $python prepare_data.py --dataset simulated --raw "raw/$root" --out "data/$root" --seed "$seed" $small_signals \
-        --subjects 12 --unrated-subjects 6 --videos 8 --seconds 50
-else
-    root=evidence/eegmat-seed$seed data=data/evidence/eegmat extra=data/evidence/bci2000 n_folds=5 pretrain_epochs=8
-    $python prepare_data.py --dataset eegmat --raw "$EEGMAT" --out data/evidence $small_signals \
-        --max-seconds-per-trial 62 --drop-unusable-ecg
-    $python prepare_data.py --dataset bci2000 --raw "$EEGMMIDB" --out data/evidence $small_signals
-fi
-declare -A epochs=([1]=12 [0.3]=20 [0.1]=40) # the fewer the labels, the fewer the steps of an epoch
+pretrain() { # modality, fold, epochs, flags: the two runs differ in what the classifier of a frozen encoder reads
+    $python pretrain.py --modality "$1" --fold "$2" --run "$runs" $run $training $network --lr 1e-3 --warmup-epochs 1 \
+        --epochs "$3" "${@:4}"
+    mkdir -p "$runs-tokens/$1/fold$2"
+    cp "$runs"/{run.json,folds.npy} "$runs-tokens"
+    cp "$runs/$1/fold$2/pretrain.pt" "$runs-tokens/$1/fold$2"
+}
 
-one_modality() { # split, fold, modality
-    local run="--run runs/$root-$1 --data $data --split $1 --n-folds $n_folds --fold-seed $seed --seed $seed"
-    local call="--modality $3 --fold $2 $run $training" own_extra=""
-    [ "$3" = eeg ] && [ -n "$extra" ] && own_extra="--extra $extra"
-    $python pretrain.py $call $network $own_extra --epochs $pretrain_epochs --warmup-epochs 1
-    for init in "pretrained" "random $network"; do
-        local tune="$python finetune.py $call --target arousal $classifier --init $init"
-        $tune --epochs ${epochs[1]}
-        [ "$1" = subject ] || continue
-        for fraction in 0.3 0.1; do
-            $tune --epochs ${epochs[$fraction]} --label-fraction $fraction
-        done
-        $tune --epochs ${epochs[1]} --freeze
-        if [ "$init" = pretrained ]; then $tune --epochs ${epochs[1]} --shuffle-labels; fi
+finetune() { # modality, fold, flags
+    $python finetune.py --modality "$1" --fold "$2" $run $training $classifier "${@:3}"
+}
+
+inits=("--init pretrained" "--init random $network")
+
+# Fine-tuning at the learning rate and for the epochs that give the least loss on validation, of each side for itself.
+finetune_chosen() { # modality, fold, most epochs, flags
+    local rate trials call=("$1" "$2" "${@:4}")
+    trials=$runs/trials/$(echo "$@" | md5sum | cut -c 1-8)
+    for rate in 1e-4 3e-4 1e-3; do
+        finetune "${call[@]}" --lr $rate --epochs "$3" --validation-only "$trials/$rate"
     done
+    finetune "${call[@]}" $($python -c '
+import json, pathlib, sys
+logs = pathlib.Path(sys.argv[1]).glob("*/*.jsonl")
+lines = [(path.parent.name, json.loads(line)) for path in logs for line in path.read_text().splitlines()]
+_, rate, epoch = min((line["validation_loss"], rate, line["epoch"]) for rate, line in lines)
+print("--lr", rate, "--epochs", epoch)' "$trials")
+}
+
+both_pools() { # modality, fold, flags: a frozen encoder under a classifier of CLS, and of mean and SD over its tokens
+    finetune "$1" "$2" --run "$runs" --freeze "${@:3}"
+    finetune "$1" "$2" --run "$runs-tokens" --freeze --pool tokens "${@:3}"
 }
 
 trap 'trap - INT TERM; kill 0' INT TERM
-for split in subject segment; do
-    run="--run runs/$root-$split --data $data --split $split --n-folds $n_folds --fold-seed $seed --seed $seed"
-    for ((fold = 0; fold < n_folds; fold++)); do
-        one_modality $split $fold eeg 2>&1 | cat & # a core each; cat turns progress bars into lines
-        eeg=$!
-        one_modality $split $fold ecg 2>&1 | cat &
-        both=0
-        wait $eeg || both=$?
-        wait $! || both=$?
-        [ $both = 0 ] || exit $both
-        fuse="$python fuse.py --target arousal --fold $fold $run $training --epochs 30"
-        for init in pretrained random; do
-            $fuse --init $init
-            [ $split = subject ] || continue
-            for fraction in 0.3 0.1; do
-                $fuse --init $init --label-fraction $fraction
+case $set_name in
+simulated)
+    signals=${signals/evidence/evidence/seed$seed}
+    $python prepare_data.py --dataset simulated --raw "raw/evidence/seed$seed" $signals --modalities eeg \
+        --seed "$seed" --subjects 12 --unrated-subjects 24 --videos 8 --seconds 50
+    run="--data data/evidence/seed$seed/simulated --split subject --n-folds 4 --fold-seed $seed --seed $seed"
+    declare -A epochs=([1]=12 [0.3]=20 [0.1]=40) # the fewer the labels, the fewer the steps of an epoch
+    for fold in 0 1 2 3; do
+        pretrain eeg $fold 15
+        for init in "${inits[@]}"; do
+            for fraction in 1 0.3 0.1; do
+                flags="--lr 1e-3 --epochs ${epochs[$fraction]} --label-fraction $fraction $init"
+                finetune eeg $fold --run "$runs" $flags
+                both_pools eeg $fold $flags
             done
         done
-        [ $split = segment ] || $fuse --shuffle-labels
     done
-    $python baseline.py $run --target arousal
-    if [ $split = subject ]; then
-        for variant in "--label-fraction 0.3" "--label-fraction 0.1" --shuffle-labels; do
-            $python baseline.py $run --target arousal $variant
+    ;;
+eegmat)
+    $python prepare_data.py --dataset eegmat --raw "$EEGMAT" $signals --max-seconds-per-trial 62 --drop-unusable-ecg
+    $python prepare_data.py --dataset bci2000 --raw "$EEGMMIDB" $signals
+    run="--data data/evidence/eegmat --split subject --n-folds 5 --fold-seed $seed --seed $seed"
+    for fold in 0 1 2 3 4; do
+        for modality in eeg ecg; do
+            extra=""
+            [ $modality = ecg ] || extra="--extra data/evidence/bci2000"
+            pretrain $modality $fold 8 $extra
+            for init in "${inits[@]}"; do
+                finetune $modality $fold --run "$runs" --lr 1e-3 --epochs 12 $init
+                both_pools $modality $fold --lr 1e-3 --epochs 12 $init
+            done
+        done
+        for init in pretrained random; do
+            $python fuse.py --target arousal --fold $fold --run "$runs" $run $training --lr 1e-3 --epochs 30 --init $init
+        done
+    done
+    for split in subject segment; do
+        own=$runs
+        [ $split = subject ] || own=$runs-segment
+        $python baseline.py --target arousal --run "$own" ${run/--split subject/--split $split}
+    done
+    ;;
+cinc2017 | transfer)
+    raw=raw/evidence/cinc2017
+    mkdir -p $raw
+    [ -e $raw/recordings.csv ] || cp -s "$CINC2017"/*.hea "$CINC2017"/*.mat $raw
+    # Each record is somebody of its own, but for two that are there twice, byte for byte.
+    awk -F, 'BEGIN { print "file,subject,arousal"; twice["A01176"] = "A00227"; twice["A03123"] = "A02656" }
+        NR > 1 { print $1 ".hea," (($1 in twice) ? twice[$1] : $1) "," ($2 == "A" ? 9 : 1) }' \
+        "$CINC2017/REFERENCE.csv" >$raw/recordings.csv
+    $python prepare_data.py --dataset folder --name cinc2017 --raw $raw $signals --modalities ecg
+    if [ "$set_name" = cinc2017 ]; then
+        run="--data data/evidence/cinc2017 --split subject --n-folds 5 --validation-parts 30 --fold-seed $seed --seed $seed"
+        pretrain ecg 0 10
+        declare -A epochs=([1]=4 [0.1]=20 [0.01]=60)
+        for fraction in 0.01 0.1 1; do
+            for init in "${inits[@]}"; do
+                finetune_chosen ecg 0 ${epochs[$fraction]} --run "$runs" --label-fraction $fraction $init
+                finetune_chosen ecg 0 60 --run "$runs-tokens" --label-fraction $fraction --freeze --pool tokens $init
+            done
+        done
+    else
+        $python prepare_data.py --dataset eegmat --raw "$EEGMAT" $signals --max-seconds-per-trial 62 --drop-unusable-ecg
+        run="--data data/evidence/eegmat --split subject --n-folds 3 --fold-seed $seed --seed $seed"
+        for fold in 0 1 2; do
+            pretrain ecg $fold 10 --extra data/evidence/cinc2017
+            for init in "${inits[@]}"; do
+                finetune_chosen ecg $fold 30 --run "$runs" $init
+                finetune_chosen ecg $fold 30 --run "$runs-tokens" --freeze --pool tokens $init
+            done
         done
     fi
-done
+    ;;
+esac

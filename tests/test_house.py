@@ -191,7 +191,7 @@ def test_the_house_stays_small():
     assert sum(map(len, arrows().values())) <= 65
     assert len(list(ROOT.glob("*.py"))) <= 12
     assert sum(lines(MODULES[name]) for name in FORKED) <= 1500
-    assert sum(map(lines, MODULES.values())) <= 9500
+    assert sum(map(lines, MODULES.values())) <= 10500
 
 
 def test_no_function_is_longer_than_60_lines():

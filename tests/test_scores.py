@@ -389,3 +389,80 @@ def test_a_known_effect_is_found():
         result = scores.compare(second, first, "f1", 1 / 9, 50, 399, run)
         found += result["sign_flip"] < 0.05 and result["difference"] > 0
     assert found >= 45
+
+
+# ---- what the tests over folds and people find, by simulation --------------------------------------------------------
+
+
+def differences_of_two_learners(random, fraction, edge=0.0, folds=10):
+    """(folds,) macro F1 of one learner minus that of another, trained on this share of the trials of the other folds.
+
+    Each sees ten features of its own, of one strength but for `edge`: without it, neither is better on average.
+    """
+    people, trials, segments = 20, 10, 3
+    subject = np.repeat(np.arange(people), trials * segments)
+    trial = np.repeat(np.arange(people * trials), segments)
+    label = random.integers(2, size=people * trials)[trial]
+    fold = random.permuted(np.arange(people) % folds)[subject]
+    differences = np.zeros(folds)
+    for sign, strength in ((1, 0.35 + edge), (-1, 0.35)):
+        x = random.normal(size=(people, 10))[subject] / 2 + random.normal(size=(people * trials, 10))[trial] / 2
+        x = np.c_[x + random.normal(size=x.shape) + strength * (2 * label - 1)[:, None], np.ones(len(x))]
+        for k in range(folds):
+            known = np.unique(trial[fold != k])
+            train = np.isin(trial, random.choice(known, round(fraction * len(known)), replace=False))
+            weights = np.linalg.solve(x[train].T @ x[train] + 3 * np.eye(11), x[train].T @ (2 * label[train] - 1))
+            own = fold == k
+            differences[k] += sign * metrics_f1(label[own], x[own] @ weights > 0)
+    return differences
+
+
+def metrics_f1(label, said):
+    return scores.from_confusion("f1", *np.bincount(2 * label + said, minlength=4))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fraction", [0.1, 0.3, 1.0])
+def test_the_corrected_test_rejects_few_true_nulls_and_finds_differences(fraction):
+    random = np.random.default_rng(0)
+    nulls = [differences_of_two_learners(random, fraction) for _ in range(1500)]
+    gains = [differences_of_two_learners(random, fraction, edge=0.3) for _ in range(200)]
+
+    def rejected(all_differences, ratio):
+        return np.mean([scores.t_test(each, ratio) < 0.05 for each in all_differences])
+
+    false, power, divided = rejected(nulls, 1 / 9), rejected(gains, 1 / 9), rejected(gains, 1 / 9 / fraction)
+    print(f"{fraction:g} of the labels: nulls rejected {false:.3f}, gains {power:.3f}, by the divided ratio {divided:.3f}")
+    assert 0.01 <= false <= 0.05
+    assert power > 0.5 and (fraction == 1 or divided < power - 0.1)
+
+
+def test_what_is_detectable_is_found_in_80_percent():
+    random, ratio, k = np.random.default_rng(0), 1 / 9, 6
+    for tests in (1, 4):
+        shift = scores.detectable(1.0, k, tests)
+        # The mean has the standard error 1; the folds scatter so that the corrected formula gives it.
+        spread = 1 / np.sqrt(1 / k + ratio)
+        mean, scatter = random.normal(shift, size=40_000), np.sqrt(random.chisquare(k - 1, 40_000) / (k - 1))
+        error = scatter * spread * np.sqrt(1 / k + ratio)
+        found = stats.t.sf(mean / error, k - 1) < 0.05 / tests / 2
+        assert found.mean() == pytest.approx(0.8, abs=4 * 0.002)
+
+
+@pytest.mark.slow
+def test_what_an_interval_over_12_people_covers():
+    """Cohorts of 12 people who differ in how well they are recognised, in 4 folds; the truth is the mean of many."""
+    random, people = np.random.default_rng(0), 12
+
+    def cohort():
+        made = predictions(seed=int(random.integers(2**32)), subjects=people, folds=4, segments=40, decimals=6)
+        made["fold"] = made["subject"] % 4
+        skill = np.exp(0.5 * random.standard_normal(people))[made["subject"]]
+        made["probability"] = 1 / (1 + np.exp(-skill * (2 * made["label"] - 1) - 2 * random.standard_normal(len(made))))
+        return made
+
+    truth = np.mean([scores.by_fold(cohort(), "f1").mean() for _ in range(4000)])
+    intervals = np.array([scores.bootstrap(cohort(), "f1", 500, 0) for _ in range(600)])
+    covered = np.mean((intervals[:, 0] <= truth) & (truth <= intervals[:, 1]))
+    print(f"the interval held the truth in {covered:.3f} of cohorts")
+    assert 0.85 <= covered <= 0.95
