@@ -11,7 +11,7 @@ import textwrap
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from paper import MODALITIES
 from protocol.records import Model
@@ -152,25 +152,56 @@ def draw_segment(data: Segments, row: int, target: str, said: dict[Model, tuple[
 
 @matplotlib.rc_context(STYLE)
 def draw_losses(models: dict[str, dict[int, np.ndarray]], training_name: str) -> Figure:
-    """Losses of one training: each fold thin, the mean of all folds thick, up to the epoch that all have reached.
+    """Losses of one training: each fold thin, the mean of all folds thick, up to the epoch that all have reached; of a
+    pre-training also the losses to beat, means over folds.
 
-    models: name -> fold -> (epochs, 3), of `read_logs`.
+    models: name -> fold -> lines, of `read_logs`.
     """
     figure = Figure((WIDTH, 0.6 + 1.5 * len(models)), layout="constrained")
     for axes, (model, by_fold) in zip(figure.subplots(len(models), 1, squeeze=False)[:, 0], models.items()):
-        epochs = min(len(each) for each in by_fold.values())
-        mean = np.mean([each[:epochs] for each in by_fold.values()], axis=0)
-        marker = "." if epochs < 20 else ""
-        for column, color, line, name in ((1, BLUE, "-", "training"), (2, VERMILLION, "--", "validation")):
-            for each in by_fold.values():
-                axes.plot(each[:, 0], each[:, column], color=color, linestyle=line, linewidth=0.5, alpha=0.5)
-            style = {"color": color, "linestyle": line, "linewidth": 1.6, "marker": marker, "markersize": 6}
-            axes.plot(mean[:, 0], mean[:, column], label=name, **style)
+        epochs = np.arange(1, min(map(len, by_fold.values())) + 1)
+        style = {"linewidth": 1.6, "marker": "." if len(epochs) < 20 else "", "markersize": 6}
+        for kind, color, line, name in (("train", BLUE, "-", "training"), ("validation", VERMILLION, "--", "validation")):
+            of_folds = [[each[f"{kind}_loss"] for each in lines] for lines in by_fold.values()]
+            for lines, losses in zip(by_fold.values(), of_folds):
+                numbers = [each["epoch"] for each in lines]
+                axes.plot(numbers, losses, color=color, linestyle=line, linewidth=0.5, alpha=0.5)
+            mean = np.mean([losses[: len(epochs)] for losses in of_folds], axis=0)
+            axes.plot(epochs, mean, label=name, color=color, linestyle=line, **style)
+        if training_name == "pretrain":
+            for name, line in (("zero", "-"), ("line", "--"), ("linear", ":")):
+                level = np.mean([lines[-1]["to_beat"][name] for lines in by_fold.values()])
+                axes.axhline(level, color=GREY, linewidth=0.8, linestyle=line, label=f"to beat: {name}")
         axes.set_title(f"{model}, {len(by_fold)} fold{'s' * (len(by_fold) > 1)}")
         axes.set_ylabel("masked MSE" if training_name == "pretrain" else "cross-entropy")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch")
-    handles = [line for line in axes.lines if line.get_label() in ("training", "validation")]
+    handles = [line for line in axes.lines if not line.get_label().startswith("_")]
     figure.legend(handles=handles, loc="outside upper center", ncols=2, handlelength=3)
+    figure.align_ylabels()
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def draw_watch(models: dict[str, dict[int, list[dict]]]) -> Figure:
+    """What training/watch.py saw in a pre-training: each size by epoch, the mean over folds, on a logarithmic axis.
+
+    models: name -> fold -> lines, of `read_logs`.
+    """
+    figure = Figure((WIDTH, 0.8 + 1.7 * len(models)), layout="constrained")
+    for axes, (model, by_fold) in zip(figure.subplots(len(models), 1, squeeze=False)[:, 0], models.items()):
+        epochs = np.arange(1, min(map(len, by_fold.values())) + 1)
+        for number, name in enumerate(next(iter(by_fold.values()))[0]["watch"]):
+            sizes = [[each["watch"][name] for each in lines[: len(epochs)]] for lines in by_fold.values()]
+            color, line = (BLACK, BLUE, VERMILLION)[number % 3], ("-", "--", ":")[number // 3]
+            axes.plot(epochs, np.mean(sizes, axis=0), color=color, linestyle=line, label=name.replace("_", " "))
+        axes.set(yscale="log", ylabel="RMS, spread")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_title(f"{model}, {len(by_fold)} fold{'s' * (len(by_fold) > 1)}")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("epoch")
+    figure.legend(handles=axes.lines, loc="outside upper center", ncols=3, handlelength=3)
     figure.align_ylabels()
     return figure

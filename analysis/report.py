@@ -46,28 +46,29 @@ def overview(evaluated: Evaluated, target: str) -> tuple[list[dict], dict[str, f
     return lines, {model.label: f1[model]["mean"] for model in PRIORS if model in f1}
 
 
-def read_logs(run: Run) -> dict[str, dict[str, dict[int, np.ndarray]]]:
-    """Training (`pretrain`, `arousal`, ...) -> model -> fold -> (epochs, 3): epoch, training and validation loss."""
+def read_logs(run: Run) -> dict[str, dict[str, dict[int, list[dict]]]]:
+    """Training (`pretrain`, `arousal`, ...) -> model -> fold -> the lines of its log, one an epoch."""
     logs = {}
     for model in (*(Model("network", (name,)) for name in paper.MODALITIES), Model("fusion", paper.FUSED)):
         for fold in range(run.settings["n_folds"]):
             for path in (run.folder / model.folder / f"fold{fold}").glob("*.jsonl"):
-                if len(losses := read_log(path)):
-                    logs.setdefault(path.name.removesuffix(".jsonl"), {}).setdefault(model.label, {})[fold] = losses
+                if lines := read_log(path):
+                    logs.setdefault(path.name.removesuffix(".jsonl"), {}).setdefault(model.label, {})[fold] = lines
     return dict(sorted(logs.items(), key=lambda item: (item[0] != "pretrain", item[0])))
 
 
-def read_log(path: Path) -> np.ndarray:
-    """(epochs, 3) of one log; ValueError where a line is not one that a training wrote."""
-    losses = []
+def read_log(path: Path) -> list[dict]:
+    """The lines of one log; ValueError where one is not one that a training wrote."""
+    keys, lines = {"epoch": float, "train_loss": float, "validation_loss": float}, []
+    more = {"to_beat": dict, "watch": dict} if path.name == "pretrain.jsonl" else {}
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
             content = json.loads(line)
-            losses.append([float(content[key]) for key in ("epoch", "train_loss", "validation_loss")])
+            lines.append({key: kind(content[key]) for key, kind in (keys | more).items()})
         except (ValueError, TypeError, KeyError):
-            keys = "epoch, train_loss and validation_loss"
-            raise ValueError(f"{path}: line {number}: expected JSON with {keys}, found {line[:40]!r}; remove the log")
-    return np.array(losses).reshape(-1, 3)
+            wanted = ", ".join([*keys, *more])
+            raise ValueError(f"{path}: line {number}: expected JSON with {wanted}, found {line[:40]!r}; remove the log")
+    return lines
 
 
 def pictures(evaluated: Evaluated):
@@ -84,6 +85,12 @@ def pictures(evaluated: Evaluated):
     for name, models in read_logs(evaluated.run).items():
         caption = f"{name}: each fold thin, the mean over folds thick."
         yield LOSSES, f"losses-{name}", figures.draw_losses(models, name), f"Losses of {name} by epoch", caption
+        if name == "pretrain":
+            caption = (
+                "pretrain: the root mean square of weights, and how far the output of CLS and the mean of the tokens "
+                "differ between segments; mean over folds. What falls to a tenth is being erased."
+            )
+            yield LOSSES, "watch-pretrain", figures.draw_watch(models), "Sizes of weights and outputs by epoch", caption
 
 
 def segment_pictures(evaluated: Evaluated, target: str):

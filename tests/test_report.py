@@ -22,6 +22,7 @@ from protocol import folds
 from protocol.records import PREDICTION_DTYPE, Model
 from protocol.run import SETTINGS, Run, open_run
 from protocol.segments import Segments
+from training import watch
 
 ARGS = argparse.Namespace(bootstrap=20, permutations=20, seed=0, details=False, json=False, report=True)
 EEG, ECG, FUSED = Model("network", ("eeg",)), Model("network", ("ecg",)), Model("fusion", ("eeg", "ecg"))
@@ -286,11 +287,25 @@ def test_no_text_collides_in_the_first_picture(targets, models, papers):
 @pytest.mark.parametrize("epochs, number, scale", [(1, 1, 1.0), (2, 3, 1e-4), (100, 10, 2e5), (500, 20, 1.0)])
 def test_no_text_collides_in_pictures_of_losses(epochs, number, scale):
     random = np.random.default_rng(3)
+    watched = *"qkv", *watch.GROUPS, *watch.OUTPUTS
     lines = {
-        fold: np.column_stack([np.arange(1, epochs + 1), random.random((epochs, 2)) * scale]) for fold in range(number)
+        fold: [
+            {
+                **{"epoch": epoch + 1.0, "train_loss": random.random() * scale, "validation_loss": random.random() * scale},
+                "to_beat": {"zero": scale, "line": 1.4 * scale, "linear": 0.6 * scale},
+                "watch": {name: random.random() for name in watched},
+            }
+            for epoch in range(epochs)
+        ]
+        for fold in range(number)
     }
     assert collisions(figures.draw_losses(dict.fromkeys(("EEG", "ECG", "Fused"), lines), "arousal")) == []
-    assert collisions(figures.draw_losses({"EEG": lines}, "pretrain")) == []
+    figure = figures.draw_losses({"EEG": lines}, "pretrain")
+    assert collisions(figure) == [] and drawn(figure.axes[0], "to beat: linear")[1] == pytest.approx(0.6 * scale)
+    figure = figures.draw_watch(dict.fromkeys(("EEG", "ECG"), lines))
+    assert collisions(figure) == []
+    mean = np.mean([lines[fold][-1]["watch"]["cls_output"] for fold in lines])
+    assert drawn(figure.axes[1], "cls output")[1][-1] == pytest.approx(mean)
 
 
 @pytest.mark.parametrize("long", [False, True])
@@ -438,7 +453,7 @@ def test_what_is_wrong_is_said_and_an_older_page_stays(run, tmp_path, damage):
     if damage == "log":
         with open(copy.folder / "eeg" / "fold1" / "arousal.jsonl", "a") as file:
             file.write('{"epoch": 6, "train_lo')
-        expected = r"eeg/fold1/arousal\.jsonl: line 6: expected JSON with epoch, train_loss and validation_loss"
+        expected = r"eeg/fold1/arousal\.jsonl: line 6: expected JSON with epoch, train_loss, validation_loss, found"
     else:
         np.save(copy.folder / "fused" / "fold1" / "arousal.npy", np.zeros(3))
         expected = r"fused/fold1/arousal\.npy: not the predictions that .*arousal\.json describes"
