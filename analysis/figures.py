@@ -195,8 +195,11 @@ def draw_watch(models: dict[str, dict[int, list[dict]]]) -> Figure:
             sizes = [[each["watch"][name] for each in lines[: len(epochs)]] for lines in by_fold.values()]
             color, line = (BLACK, BLUE, VERMILLION)[number % 3], ("-", "--", ":")[number // 3]
             axes.plot(epochs, np.mean(sizes, axis=0), color=color, linestyle=line, label=name.replace("_", " "))
-        axes.set(yscale="log", ylabel="RMS, spread")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        # Whole decades, so that there are ticks with plain numbers.
+        decades = np.log10([each for line in axes.lines for each in line.get_ydata() if each > 0] or [1.0])
+        limits = 10.0 ** np.floor(decades.min()), 10.0 ** (np.floor(decades.max()) + 1)
+        axes.set(yscale="log", ylabel="RMS, spread", ylim=limits)
+        axes.yaxis.set_major_locator(LogLocator())
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_title(f"{model}, {len(by_fold)} fold{'s' * (len(by_fold) > 1)}")

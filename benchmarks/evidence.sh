@@ -101,7 +101,7 @@ cinc2017 | transfer)
     mkdir -p $raw
     [ -e $raw/recordings.csv ] || cp -s "$CINC2017"/*.hea "$CINC2017"/*.mat $raw
     # Each record is somebody of its own, but for two that are there twice, byte for byte.
-    awk -F, 'BEGIN { print "file,subject,arousal"; twice["A01176"] = "A00227"; twice["A03123"] = "A02656" }
+    awk -F '[,\r]' 'BEGIN { print "file,subject,arousal"; twice["A01176"] = "A00227"; twice["A03123"] = "A02656" }
         NR > 1 { print $1 ".hea," (($1 in twice) ? twice[$1] : $1) "," ($2 == "A" ? 9 : 1) }' \
         "$CINC2017/REFERENCE.csv" >$raw/recordings.csv
     $python prepare_data.py --dataset folder --name cinc2017 --raw $raw $signals --modalities ecg
