@@ -37,7 +37,7 @@ inits=("--init pretrained" "--init random $network")
 finetune_chosen() { # modality, fold, most epochs, flags
     local rate trials call=("$1" "$2" "${@:4}")
     trials=$runs/trials/$(echo "$@" | md5sum | cut -c 1-8)
-    for rate in 1e-4 3e-4 1e-3; do
+    for rate in 3e-4 1e-3; do
         finetune "${call[@]}" --lr $rate --epochs "$3" --validation-only "$trials/$rate"
     done
     finetune "${call[@]}" $($python -c '
@@ -108,17 +108,17 @@ cinc2017 | transfer)
     if [ "$set_name" = cinc2017 ]; then
         run="--data data/evidence/cinc2017 --split subject --n-folds 5 --validation-parts 30 --fold-seed $seed --seed $seed"
         pretrain ecg 0 10
-        declare -A epochs=([1]=4 [0.1]=20 [0.01]=60)
+        declare -A epochs=([1]=2 [0.1]=12 [0.01]=60)
         for fraction in 0.01 0.1 1; do
             for init in "${inits[@]}"; do
                 finetune_chosen ecg 0 ${epochs[$fraction]} --run "$runs" --label-fraction $fraction $init
-                finetune_chosen ecg 0 60 --run "$runs-tokens" --label-fraction $fraction --freeze --pool tokens $init
+                finetune_chosen ecg 0 30 --run "$runs-tokens" --label-fraction $fraction --freeze --pool tokens $init
             done
         done
     else
         $python prepare_data.py --dataset eegmat --raw "$EEGMAT" $signals --max-seconds-per-trial 62 --drop-unusable-ecg
-        run="--data data/evidence/eegmat --split subject --n-folds 3 --fold-seed $seed --seed $seed"
-        for fold in 0 1 2; do
+        run="--data data/evidence/eegmat --split subject --n-folds 2 --fold-seed $seed --seed $seed"
+        for fold in 0 1; do
             pretrain ecg $fold 10 --extra data/evidence/cinc2017
             for init in "${inits[@]}"; do
                 finetune_chosen ecg $fold 30 --run "$runs" $init

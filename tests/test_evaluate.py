@@ -734,3 +734,30 @@ print(prepared.done("evaluate.py", "--details", *test_evaluate.FEW, cwd="."))
     assert any(each.startswith("| Fused ") and "| dominance |" in each for each in heads)  # within subjects
     assert max(map(len, found.stdout.splitlines())) <= 120
     assert ("-/0." in found.stdout) == (name == "amigos")
+
+
+@pytest.mark.parametrize("same_people", [False, True])
+def test_runs_of_one_design_are_pooled(tmp_path, same_people):
+    """Three runs of six people, against SciPy's paired t over all folds, and the exchange of models within people."""
+    gains, ratios = [], []
+    for number in range(3):
+        data = write_set(tmp_path / "data" / str(number), unrated=0, seed=0 if same_people else number)
+        run = open_run(tmp_path / "runs" / str(number), data, split="subject", fold_seed=number)
+        for init, right in (("random", 0.6), ("pretrained", 0.85)):
+            plant(run, "eeg", "arousal", right, seed=number, init=init)
+        for fold in range(3):
+            files = (load(run, "eeg", fold, stem) for stem in ("arousal", "arousal-random"))
+            f1 = [metrics.f1_score(each["label"], each["probability"] > 0.5, average="macro") for each in files]
+            gains.append(f1[0] - f1[1])
+            rows = run.split(fold)
+            ratios.append(len(rows["test"]) / len(rows["train"]))
+    flags = ["--same-people"] * same_people
+    finished = call("benchmark.py", "evidence", "--run", "runs/0", "runs/1", "runs/2", *flags, cwd=tmp_path)
+    cells = next(each for each in finished.stdout.splitlines() if each.startswith("| EEG, arousal | F1 |")).split(" | ")
+    assert float(cells[4].split()[0]) == pytest.approx(np.mean(gains), abs=6e-4)
+    # The runs of other people share nothing, those of the same people as much as the folds of one.
+    ratio = np.mean(ratios) / (1 if same_people else 3)
+    t = stats.ttest_1samp(gains, 0).statistic / np.sqrt(1 + 9 * ratio)
+    assert float(cells[5].strip("<")) == pytest.approx(max(1e-4, 2 * stats.t.sf(t, 8)), abs=6e-5)
+    # Of 2^6 exchanges two are as extreme as none, where everybody gains; of 2^18 none of 9,999 drawn ones.
+    assert float(cells[6].strip("<| ")) == pytest.approx(2 / 64 if same_people else 1e-4, abs=2e-4)

@@ -1,0 +1,112 @@
+"""What keeps an eye on pre-training: the watch over weights and outputs, the masks in seconds, what the classifier reads."""
+
+import argparse
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from model import SingleModalityModel
+from prepared import PRETRAIN, done, labelled, open_run
+from pretrain import masking
+from protocol.segments import SignalRows
+from training.watch import GROUPS, OUTPUTS, Watch
+
+SHAPE = {"cnn_kernels": [5, 3], "cnn_channels": [6, 8], "layers": 2, "heads": 2, "ffn": 12, "dropout": 0.1}
+EEG = "--modality eeg --fold 1".split()
+
+
+def log(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_the_watch_sees_the_sizes_of_weights_and_how_outputs_differ(work):
+    torch.manual_seed(0)
+    model = SingleModalityModel(2, **SHAPE, mvp_hidden=[8], points=96)
+    data = open_run(work).data
+    signals, places = SignalRows([(data, np.arange(len(data.table)))], "eeg"), np.arange(5, 40)
+    found = Watch(model, signals, places, argparse.Namespace(device="cpu", precision="fp32")).look()
+    weights = {name: value.numpy() for name, value in model.state_dict().items()}
+    layers = [
+        {key.split(".", 2)[2]: value for key, value in weights.items() if key.startswith(f"layers.{n}.")}
+        for n in (0, 1)
+    ]
+    convolutions = [weights[f"encoder.convolutions.{n}.weight"].ravel() for n in (0, 1)]
+    expected = {
+        **{
+            letter: [each["self_attn.in_proj_weight"][8 * n : 8 * n + 8] for each in layers]
+            for n, letter in enumerate("qkv")
+        },
+        "out": [each["self_attn.out_proj.weight"] for each in layers],
+        "ffn": [each[f"linear{n}.weight"].ravel() for each in layers for n in (1, 2)],
+        **{"cnn": convolutions, "cls": [weights["cls"]]},
+    }
+    assert list(found) == [*"qkv", *GROUPS, *OUTPUTS] and set(expected) | set(OUTPUTS) == set(found)
+    for name, values in expected.items():
+        assert found[name] == pytest.approx(np.sqrt(np.mean(np.square(np.concatenate(values)))), rel=1e-6), name
+    with torch.no_grad():
+        tokens = model.eval().encode(torch.from_numpy(np.load(work / "data/amigos/eeg.npy")[5:40])).numpy()
+    for name, output in zip(OUTPUTS, (tokens[:, 0], tokens[:, 1:].mean(axis=1))):
+        assert found[name] == pytest.approx(np.sqrt(np.mean(output.var(axis=0))), rel=1e-4), name
+
+
+@pytest.mark.parametrize("decay", ["coupled", "decoupled"])
+def test_the_watch_speaks_within_two_epochs_of_the_decay_that_erases(work, decay):
+    flags = "--run runs/watched --n-folds 4 --warmup-epochs 0 --epochs 2 --batch-size 1 --lr 0.01".split()
+    said = done("pretrain.py", *EEG, *PRETRAIN, *flags, "--decay", decay, cwd=work)
+    notes = [line for line in said.splitlines() if "below a tenth of the start" in line]
+    assert bool(notes) == (decay == "coupled")
+    if notes:
+        assert (
+            notes[0].startswith("note: runs/watched/eeg/fold1/pretrain.pt: epoch ") and "--decay decoupled" in notes[0]
+        )
+    seen = log(work / "runs/watched/eeg/fold1/pretrain.jsonl")
+    assert len(seen) == 2 and all(set(line["watch"]) == {*"qkv", *GROUPS, *OUTPUTS} for line in seen)
+
+
+@pytest.mark.parametrize("rate, span", [(128, 20), (64, 10), (256, 40)])
+def test_masks_hide_the_same_time_at_every_rate(rate, span):
+    args, points = argparse.Namespace(mask_probability=0.0325, mask_span=0.15625), 10 * rate
+    masks = masking(args, rate, points)(2000, torch.Generator().manual_seed(0)).numpy()
+    # A point is masked where a span started within the last 20 / 128 s.
+    share = masks[:, span:].mean()
+    assert share == pytest.approx(1 - (1 - 0.0325) ** 20, abs=0.004)
+    edges = np.diff(np.pad(masks, ((0, 0), (1, 0))).astype(np.int8))
+    starts, ends = (np.argwhere(edges == sign) for sign in (1, -1))
+    alone = [end - start for (row, start), (other, end) in zip(starts, ends) if row == other]
+    assert min(alone) == span
+
+
+def test_a_span_longer_than_a_segment_is_refused():
+    with pytest.raises(ValueError, match="--mask-span 2: expected seconds, at most the 1 of a segment"):
+        masking(argparse.Namespace(mask_probability=0.1, mask_span=2), 64, 64)
+
+
+def test_a_frozen_encoder_is_read_standardised_by_its_training_rows(work):
+    flags = *EEG, *"--target arousal --freeze --classifier-hidden 6 --epochs 1 --pool tokens".split()
+    done("finetune.py", *flags, cwd=work)
+    state = torch.load(work / "runs/paper/eeg/fold1/arousal-frozen.pt", weights_only=True)["model"]
+    shape = {**SHAPE, "layers": 1}
+    model = SingleModalityModel(2, **shape, classifier_hidden=[6], pool="tokens", points=96).eval()
+    model.load_state_dict(state)
+    rows = labelled(open_run(work), 1, "arousal")[0]["train"]
+    signals = torch.from_numpy(np.load(work / "data/amigos/eeg.npy")[rows])
+    with torch.no_grad():
+        tokens = model.encode(signals)[:, 1:].numpy()
+        pooled = model.pooled(signals).numpy()
+        hidden = model.classifier.features(torch.from_numpy(pooled)).numpy()
+    features = np.concatenate([tokens.mean(axis=1), tokens.std(axis=1)], axis=1)
+    np.testing.assert_allclose(pooled, features, rtol=1e-4, atol=1e-6)
+    standardised = (features - features.mean(axis=0)) / features.std(axis=0)
+    layer = model.classifier.hidden[0]
+    expected = np.maximum(standardised @ layer.weight.detach().numpy().T + layer.bias.detach().numpy(), 0)
+    np.testing.assert_allclose(hidden, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_feature_that_is_constant_becomes_zero():
+    model = SingleModalityModel(2, **SHAPE, classifier_hidden=[6], points=96).eval()
+    x = torch.randn(30, 8)
+    x[:, 3] = 1e3
+    model.classifier.standardise(x)
+    assert torch.equal(((x - model.classifier.mean) / model.classifier.scale)[:, 3], torch.zeros(30))
