@@ -170,7 +170,7 @@ class SingleModalityModel(nn.Module):
 
     channels: C, 10 for EEG and 1 for ECG; points: L; cnn_channels: the widths of the CNN, of which the last is D;
     mvp_hidden and classifier_hidden: the widths of the hidden layers of the predictor and of the classifier, None for
-    no such head; encoder_norm and pool: words of paper.CHOICES. Raises ValueError where the numbers do not fit together.
+    no such head; encoder_norm, pool: words of paper.CHOICES. Raises ValueError where the numbers do not fit together.
     """
 
     def __init__(

@@ -78,9 +78,9 @@ ADAM = {
     "beta2": (0.999, "Adam's second decay rate", "paper 4.3; ECG assumed"),
 }
 # 4.3, 4.4 say no more than "L2 weight decay", in the words of BERT, the paper's [12], which decays the weights beside
-# Adam, and neither norms nor biases (nor CLS, here). The other reading, an L2 term in the gradient, erases what has weak
-# gradients (docs/open-questions.md).
-DECAY = {"decay": ("decoupled", "L2 beside Adam, of matrices alone, or coupled: in the gradient, of all weights", "assumed")}
+# Adam, and neither norms nor biases (nor CLS, here). The other reading, an L2 term in the gradient, erases what has
+# weak gradients (docs/open-questions.md).
+DECAY = {"decay": ("decoupled", "L2 beside Adam, of matrices alone; or in the gradient, of all weights", "assumed")}
 STEP_DECAY = {
     "lr_factor": (0.65, "the learning rate is multiplied by this ...", "paper 4.3; ECG assumed"),
     "lr_every": (45, "... every so many epochs", "paper 4.3; ECG assumed"),

@@ -48,7 +48,9 @@ def masking(args, rate: float, points: int):
     """
     span, probability = max(1, round(args.mask_span * rate)), 1 - (1 - args.mask_probability) ** (paper.RATE / rate)
     if span > points:
-        raise ValueError(f"--mask-span {args.mask_span:g}: expected seconds, at most the {points / rate:g} of a segment")
+        raise ValueError(
+            f"--mask-span {args.mask_span:g}: expected seconds, at most the {points / rate:g} of a segment"
+        )
     return lambda count, generator: sample_mask(count, points, probability, span, generator)
 
 

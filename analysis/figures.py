@@ -161,7 +161,10 @@ def draw_losses(models: dict[str, dict[int, np.ndarray]], training_name: str) ->
     for axes, (model, by_fold) in zip(figure.subplots(len(models), 1, squeeze=False)[:, 0], models.items()):
         epochs = np.arange(1, min(map(len, by_fold.values())) + 1)
         style = {"linewidth": 1.6, "marker": "." if len(epochs) < 20 else "", "markersize": 6}
-        for kind, color, line, name in (("train", BLUE, "-", "training"), ("validation", VERMILLION, "--", "validation")):
+        for kind, color, line, name in (
+            ("train", BLUE, "-", "training"),
+            ("validation", VERMILLION, "--", "validation"),
+        ):
             of_folds = [[each[f"{kind}_loss"] for each in lines] for lines in by_fold.values()]
             for lines, losses in zip(by_fold.values(), of_folds):
                 numbers = [each["epoch"] for each in lines]

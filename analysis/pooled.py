@@ -18,11 +18,10 @@ APART = 10**6  # between the numbers of people, trials and folds of two runs
 def add_flags(part: argparse.ArgumentParser) -> None:
     """Add the flags of this part."""
     part.add_argument("--run", type=Path, nargs="+", required=True, help="folders of runs of one design")
-    part.add_argument(
-        "--same-people", action="store_true", help="the runs hold the same people, as seeds of one set do"
-    )
-    part.add_argument("--permutations", type=positive(int), default=9999, help="exchanges of models (default: %(default)s)")
-    part.add_argument("--bootstrap", type=positive(int), default=2000, help="draws of people (default: %(default)s)")
+    part.add_argument("--same-people", action="store_true", help="the runs hold the same people, as seeds do")
+    count = {"type": positive(int), "metavar": "N"}
+    part.add_argument("--permutations", **count, default=9999, help="exchanges of models (default: %(default)s)")
+    part.add_argument("--bootstrap", **count, default=2000, help="draws of people (default: %(default)s)")
 
 
 def stacked(predictions: list[np.ndarray], same_people: bool) -> np.ndarray:
@@ -65,9 +64,10 @@ def cells(pair: tuple, score: str, ratio: float, flags: argparse.Namespace) -> l
     means = [np.array([np.nanmean(each) for each in side]) for side in folds]
     gains = [after - before for before, after in zip(*folds)]
     random, trained = (stacked(side, flags.same_people) for side in pair)
+    people = scores.bootstrap(trained, score, flags.bootstrap, 0, random)
     return [
         *(f"{number(side.mean())} ({' '.join(map(number, side))})" for side in means),
-        f"{number((means[1] - means[0]).mean(), '+')} {span(scores.bootstrap(trained, score, flags.bootstrap, 0, random))}",
+        f"{number((means[1] - means[0]).mean(), '+')} {span(people)}",
         p_value(pooled_t([each[np.isfinite(each)] for each in gains], ratio, flags.same_people)),
         p_value(scores.sign_flip(trained, random, score, flags.permutations, 0)),
     ]

@@ -5,7 +5,6 @@ import json
 from html import escape
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 import paper

@@ -25,8 +25,8 @@ FUSION_RULES = (
     "(assumed). So of two models, high takes either by the maximum, both by the vote."
 )
 DETECTABLE = (
-    "Better or worse: by the corrected t over folds and by exchanging models within people, after Holm. n.s. (finds x): "
-    "by neither; the corrected t would find a difference of x in 80 % of cases."
+    "Better or worse: by the corrected t over folds and by exchanging models within people, after Holm. n.s. (finds "
+    "x): by neither; the corrected t would find a difference of x in 80 % of cases."
 )
 COVERAGE = (
     "[low, high] is to hold the truth of new people in 95 % of cases; for 12 people it does so in 87 to 95 % "

@@ -60,14 +60,15 @@ simulated)
     $python prepare_data.py --dataset simulated --raw "raw/evidence/seed$seed" $signals --modalities eeg \
         --seed "$seed" --subjects 12 --unrated-subjects 24 --videos 8 --seconds 50
     run="--data data/evidence/seed$seed/simulated --split subject --n-folds 4 --fold-seed $seed --seed $seed"
-    declare -A epochs=([1]=12 [0.3]=20 [0.1]=40) # the fewer the labels, the fewer the steps of an epoch
+    # The fewer the labels, the fewer the steps of an epoch.
+    declare -A epochs=([1]=20 [0.3]=40 [0.1]=80) epochs_frozen=([1]=12 [0.3]=20 [0.1]=40)
     for fold in 0 1 2 3; do
         pretrain eeg $fold 15
         for init in "${inits[@]}"; do
             for fraction in 1 0.3 0.1; do
-                flags="--lr 1e-3 --epochs ${epochs[$fraction]} --label-fraction $fraction $init"
-                finetune eeg $fold --run "$runs" $flags
-                both_pools eeg $fold $flags
+                flags="--label-fraction $fraction $init"
+                both_pools eeg $fold --lr 1e-3 --epochs ${epochs_frozen[$fraction]} $flags
+                finetune eeg $fold --run "$runs" --lr 3e-4 --epochs ${epochs[$fraction]} $flags
             done
         done
     done

@@ -278,7 +278,9 @@ def two_protocols(tmp_path_factory):
 def side_by_side(two_protocols):
     """What evaluate.py prints of both runs, and as JSON."""
     runs = "runs/segment", "runs/subject"
-    return evaluate(two_protocols, "--details", runs=runs), json.loads(evaluate(two_protocols, "--json", runs=runs))["runs"]
+    return evaluate(two_protocols, "--details", runs=runs), json.loads(evaluate(two_protocols, "--json", runs=runs))[
+        "runs"
+    ]
 
 
 def test_the_subject_prior_gives_away_what_segment_folds_measure(side_by_side):
@@ -639,7 +641,9 @@ def test_what_to_doubt_follows_from_the_run(tmp_path):
     assert [each[:11] for each in doubts(tmp_path)[:2]] == ["The signals", "Folds are m"]
 
 
-@pytest.mark.parametrize("missing, flags", [("torch matplotlib PIL", ()), ("matplotlib", ("--report",)), ("sklearn", ())])
+@pytest.mark.parametrize(
+    "missing, flags", [("torch matplotlib PIL", ()), ("matplotlib", ("--report",)), ("sklearn", ())]
+)
 def test_packages_that_are_not_needed_may_be_missing(work, missing, flags):
     code = f"""
 import runpy, sys
@@ -729,7 +733,9 @@ print(prepared.done("evaluate.py", "--details", *test_evaluate.FEW, cwd="."))
     found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
     heads = [each for each in found.stdout.splitlines() if "Dominance" in each or "dominance" in each]
-    assert {"Dominance F1", "Dominance AUROC", "Dominance Acc."} <= {cell for each in heads for cell in re.split(r" *\| *", each)}
+    assert {"Dominance F1", "Dominance AUROC", "Dominance Acc."} <= {
+        cell for each in heads for cell in re.split(r" *\| *", each)
+    }
     assert any(each.startswith("| EEG - Majority class ") and "dominance F1" in each for each in heads)
     assert any(each.startswith("| Fused ") and "| dominance |" in each for each in heads)  # within subjects
     assert max(map(len, found.stdout.splitlines())) <= 120

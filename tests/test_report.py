@@ -291,7 +291,11 @@ def test_no_text_collides_in_pictures_of_losses(epochs, number, scale):
     lines = {
         fold: [
             {
-                **{"epoch": epoch + 1.0, "train_loss": random.random() * scale, "validation_loss": random.random() * scale},
+                **{
+                    "epoch": epoch + 1.0,
+                    "train_loss": random.random() * scale,
+                    "validation_loss": random.random() * scale,
+                },
                 "to_beat": {"zero": scale, "line": 1.4 * scale, "linear": 0.6 * scale},
                 "watch": {name: random.random() for name in watched},
             }

@@ -432,7 +432,9 @@ def test_the_corrected_test_rejects_few_true_nulls_and_finds_differences(fractio
         return np.mean([scores.t_test(each, ratio) < 0.05 for each in all_differences])
 
     false, power, divided = rejected(nulls, 1 / 9), rejected(gains, 1 / 9), rejected(gains, 1 / 9 / fraction)
-    print(f"{fraction:g} of the labels: nulls rejected {false:.3f}, gains {power:.3f}, by the divided ratio {divided:.3f}")
+    print(
+        f"{fraction:g} of the labels: nulls rejected {false:.3f}, gains {power:.3f}, by the divided ratio {divided:.3f}"
+    )
     assert 0.01 <= false <= 0.05
     assert power > 0.5 and (fraction == 1 or divided < power - 0.1)
 

@@ -47,7 +47,9 @@ def test_adam_its_decay_and_the_steps_of_its_rate_are_those_of_torch(work, decay
     if decay == "coupled":
         optimizer = torch.optim.Adam(own.parameters(), weight_decay=0.3, **options)
     else:
-        matrices, biases = ([getattr(layer, kind) for layer in (own.hidden[0], own.output)] for kind in ("weight", "bias"))
+        matrices, biases = (
+            [getattr(layer, kind) for layer in (own.hidden[0], own.output)] for kind in ("weight", "bias")
+        )
         groups = [{"params": matrices, "weight_decay": 0.3}, {"params": biases, "weight_decay": 0.0}]
         optimizer = torch.optim.AdamW(groups, **options)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)
@@ -172,11 +174,16 @@ def test_losses_of_pretraining_its_baselines_and_its_schedule(work):
         assert lines[0][key] == pytest.approx(F.mse_loss(predicted[every], signals[every]).item(), rel=1e-5)
 
     found = lines[-1]["to_beat"]
-    assert "to beat: {zero:.4f} by zero, {line:.4f} by a straight line across each span, {linear:.4f}".format(**found) in out
+    assert (
+        "to beat: {zero:.4f} by zero, {line:.4f} by a straight line across each span, {linear:.4f}".format(**found)
+        in out
+    )
     assert not mask.all(dim=1).any()
     assert found["zero"] == pytest.approx(signals[every].square().mean().item(), rel=1e-6)
     at, by_line, linear = np.arange(96), [], []
-    by_lag = [np.mean([np.correlate(one[c], one[c], "full")[95:] for one in train.astype(float)], axis=0) for c in (0, 1)]
+    by_lag = [
+        np.mean([np.correlate(one[c], one[c], "full")[95:] for one in train.astype(float)], axis=0) for c in (0, 1)
+    ]
     covariance = [toeplitz(each + 1e-6 * each[0] * (at == 0)) for each in by_lag]
     for segment, hidden in zip(signals.numpy(), mask.numpy()):
         for c, own in zip(segment, covariance):

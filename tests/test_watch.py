@@ -1,4 +1,4 @@
-"""What keeps an eye on pre-training: the watch over weights and outputs, the masks in seconds, what the classifier reads."""
+"""The watch over a pre-training, its masks in seconds, and what the classifier of a frozen encoder reads."""
 
 import argparse
 import json

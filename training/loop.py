@@ -139,8 +139,8 @@ def fit(
     loss(places, generator, mine) -> the share of the samples places[mine] in the mean loss of the samples at `places`;
     what it draws at random for all `places` it draws from `generator`, or is seeded by `layer_seeds`; train,
     validation: places (int arrays); learning_rate(step, steps an epoch); path: the checkpoint, with a log of one JSON
-    line an epoch beside it (.jsonl); record: kept in the checkpoint and compared on resuming; origin: kept; watch: None,
-    or what looks at weights and outputs after each epoch (watch.py); about: what each line of the log says, too.
+    line an epoch beside it (.jsonl); record: kept in the checkpoint and compared on resuming; origin: kept; watch: what
+    looks at weights and outputs after each epoch (watch.py), or None; about: what each line of the log says, too.
     Raises ValueError where a checkpoint is of another making, or the loss is not finite; on SIGTERM and Ctrl-C,
     SystemExit after saving.
     """

@@ -59,8 +59,8 @@ def predictions(segment: np.ndarray, mask: np.ndarray, covariance: np.ndarray) -
 
 
 def autocovariance(signals: SignalRows, places: np.ndarray) -> np.ndarray:
-    """(C, L) the mean of x(t) x(t + lag) over the segments at `places`, by channel and lag. Each lag is divided by L, so
-    that no set of equations has a negative eigenvalue."""
+    """(C, L) the mean of x(t) x(t + lag) over the segments at `places`, by channel and lag. Each lag is divided by L:
+    then no set of equations has a negative eigenvalue."""
     points = signals.points
     power = np.zeros((signals.channels, points + 1))
     for batch in np.array_split(places, -(-len(places) // 16)):

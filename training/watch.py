@@ -1,4 +1,4 @@
-"""The watch over a pre-training: whether weights fade, or outputs become the same for all segments, while the loss falls.
+"""The watch over a pre-training: whether weights fade, or outputs become the same for all segments as the loss falls.
 
 A loss can fall while the Transformer dies: the 1D-CNN alone interpolates. What dies shows in the size of the weights,
 and in how much the outputs differ from segment to segment.
@@ -67,7 +67,9 @@ class Watch:
         if not faint:
             return found, ""
         decay = f"--decay {self.args.decay} --weight-decay {self.args.weight_decay:g}"
-        cause = f"{decay} erases it; use --decay decoupled" if self.args.decay == "coupled" else f"look at --lr and {decay}"
+        cause = (
+            f"{decay} erases it; use --decay decoupled" if self.args.decay == "coupled" else f"look at --lr and {decay}"
+        )
         return found, f"below a tenth of the start: {', '.join(faint)} (RMS of weights, spread of outputs): {cause}"
 
 
