@@ -37,7 +37,7 @@ single_modality() {  # modality, fold
     $python pretrain.py "${call[@]}" "${network[@]}" --epochs 4 --warmup-epochs 1 --lr 1e-3
     for target in arousal valence; do
         for init in pretrained "random ${network[*]}"; do
-            $python finetune.py "${call[@]}" "${classifier[@]}" --target $target --epochs 12 --lr 3e-4 --init $init
+            $python finetune.py "${call[@]}" "${classifier[@]}" --target $target --epochs 10 --lr 3e-4 --init $init
         done
     done
 }

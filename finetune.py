@@ -40,12 +40,13 @@ def parse() -> tuple[argparse.Namespace, dict | None]:
     path, state = pretrained_path(args), None
     if args.init == "pretrained" and (path.exists() or not args.print_flags):
         state = checkpoints.load(path, "run pretrain.py with the same flags first, or use --init random")
-        for name in paper.NETWORK_SHAPE:
-            wanted, found = getattr(args, name), state["flags"].get(name)
-            if wanted is not None and wanted != found:
-                raise ValueError(f"{path}: expected a network with {name} {wanted}, found {found}; leave the flag out")
     known = trained.network_flags(path, state) if state else None
     script.resolve_hyperparameters(args, "finetune", args.modality, known)
+    # Also those of --hyperparameters: weights without a place in another network would be left out in silence.
+    for name in paper.NETWORK_SHAPE if state else ():
+        wanted, found = getattr(args, name), known[name]
+        if wanted != found:
+            raise ValueError(f"{path}: expected a network with {name} {wanted}, found {found}; leave the flag out")
     loop.finish_flags(args)
     return args, state
 

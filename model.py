@@ -10,7 +10,7 @@ Shapes are written with one set of letters, here and in kernels/:
 
     signals (B, C, L) -> Encoder -> (B, L, D) -> CLS, positions -> (B, N, D) -> TransformerLayer x 2 -> (B, N, D)
     tokens 1 .. L -> predictor  -> (B, C, L)  masked value prediction (paper 3.2.1, figure 1 A)
-    token 0       -> classifier -> (B,)       arousal or valence      (paper 3.2.2, figure 1 B)
+    token 0       -> classifier -> (B,)       arousal or valence      (paper 3.2.2, figure 1 B; or `pool` "tokens")
     hidden layers of the EEG and the ECG classifier -> FusionModel -> (B,)  (paper 3.4, figure 2)
 """
 

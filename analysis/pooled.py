@@ -46,20 +46,47 @@ def pooled_t(differences: list[np.ndarray], ratio: float, same_people: bool) -> 
     return scores.t_test(folds, ratio if same_people else ratio / len(differences))
 
 
-def read(folders: list[Path]) -> tuple[list[dict], dict[str, float]]:
-    """The models of each run, and by target the ratio of test to training segments of a fold."""
+def read(folders: list[Path], same_people: bool) -> tuple[list[dict], dict[str, float]]:
+    """The models of each run, and by target the ratio of test to training segments of a fold; says what is missing.
+
+    Raises ValueError where the runs are not of one design, or not of the same people, or of others, as they should be.
+    """
     runs = [reading.open_runs([folder], None)[0] for folder in folders]
-    parts = [reading.rated_parts(run) for run in runs]
-    sizes = {}
-    for own in parts:
-        for (_, target), (_, train, test) in own.items():
+    for name in ("split", "n_folds", "validation_parts"):
+        if len(found := {run.settings[name] for run in runs}) > 1:
+            raise ValueError(f"--run: expected runs of one --{name.replace('_', '-')}, found {found}; pool them apart")
+    sets = {run.settings["data_sha256"] for run in runs}
+    if len(sets) != (1 if same_people else len(runs)):
+        kind = "one data set" if same_people else "a data set of its own for each run; seeds of one set: --same-people"
+        raise ValueError(f"--run: expected {kind}, found {len(sets)} sets in {len(runs)} runs")
+    if len({run.folder.resolve() for run in runs}) < len(runs):
+        raise ValueError("--run: the same run is there twice; take it once")
+    models, sizes = [], {}
+    for run in runs:
+        parts = reading.rated_parts(run)
+        found, notes = reading.read_models(run, parts)
+        for note in notes:
+            print(f"note: {run.folder}: {note}")
+        models.append(found)
+        for (_, target), (_, train, test) in parts.items():
             sizes.setdefault(target, []).append(len(test) / len(train))
-    models = [reading.read_models(*each)[0] for each in zip(runs, parts)]
     return models, {target: float(np.mean(found)) for target, found in sizes.items()}
 
 
+def in_both(random: np.ndarray, trained: np.ndarray) -> list[np.ndarray]:
+    """The predictions of two models in the folds that both have; ValueError where they are of other segments."""
+    common = np.intersect1d(random["fold"], trained["fold"])
+    both = [np.sort(each[np.isin(each["fold"], common)], order=["fold", "segment"]) for each in (random, trained)]
+    if not len(common) or not np.array_equal(*(each[["fold", "segment", "label"]] for each in both)):
+        raise ValueError("expected both models to predict the same segments of some folds, found others")
+    return both
+
+
 def cells(pair: tuple, score: str, ratio: float, flags: argparse.Namespace) -> list[str]:
-    """One line of the table; pair: the predictions of the model without and of that with pre-training, run by run."""
+    """One line of the table; pair: the predictions of the model without and of that with pre-training, run by run.
+
+    The means count each fold once, as the interval and both tests do.
+    """
     folds = [[scores.by_fold(each, score) for each in side] for side in pair]
     means = [np.array([np.nanmean(each) for each in side]) for side in folds]
     gains = [after - before for before, after in zip(*folds)]
@@ -67,7 +94,7 @@ def cells(pair: tuple, score: str, ratio: float, flags: argparse.Namespace) -> l
     people = scores.bootstrap(trained, score, flags.bootstrap, 0, random)
     return [
         *(f"{number(side.mean())} ({' '.join(map(number, side))})" for side in means),
-        f"{number((means[1] - means[0]).mean(), '+')} {span(people)}",
+        f"{number(np.nanmean(np.concatenate(gains)), '+')} {span(people)}",
         p_value(pooled_t([each[np.isfinite(each)] for each in gains], ratio, flags.same_people)),
         p_value(scores.sign_flip(trained, random, score, flags.permutations, 0)),
     ]
@@ -91,12 +118,15 @@ def without(model: Model) -> Model:
 
 def run(flags: argparse.Namespace) -> None:
     """What pre-training gives: each model without and with it, over several runs of one design."""
+    models, ratios = read(flags.run, flags.same_people)
+    pairs = pairs_of(models)
+    if not pairs:
+        raise ValueError("--run: no model with and without pre-training in all of these runs; run finetune.py first")
     print(f"Of {len(flags.run)} runs: {' '.join(map(str, flags.run))}\n")
     print("| | score | random (each run) | pre-trained (each run) | difference [people] | P corrected | P people |")
     print("|---|---|---|---|---|---|---|")
-    models, ratios = read(flags.run)
-    for model, target in tqdm(pairs_of(models), unit="model", disable=None, leave=False):
-        pair = [[own[each][target] for own in models] for each in (without(model), model)]
+    for model, target in tqdm(pairs, unit="model", disable=None, leave=False):
+        pair = list(zip(*(in_both(own[without(model)][target], own[model][target]) for own in models)))
         for score in SHOWN:
             line = [f"{model.label}, {target}", HEADS[score], *cells(pair, score, ratios[target], flags)]
             tqdm.write(f"| {' | '.join(line)} |")

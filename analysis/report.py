@@ -15,6 +15,8 @@ from common.files import write_atomically
 from protocol.records import Model
 from protocol.run import Run
 
+# Of training/watch.py, which is not imported: the report needs no torch.
+WATCHED = ("q", "k", "v", "out", "ffn", "cnn", "cls", "cls_output", "mean_token")
 OVERVIEW, SEGMENTS, LOSSES = "Macro F1 of every model", "Segments and what the models said", "Losses"
 CSS = """
 :root { color-scheme: light dark }
@@ -58,12 +60,14 @@ def read_logs(run: Run) -> dict[str, dict[str, dict[int, list[dict]]]]:
 
 def read_log(path: Path) -> list[dict]:
     """The lines of one log; ValueError where one is not one that a training wrote."""
-    keys, lines = {"epoch": float, "train_loss": float, "validation_loss": float}, []
-    more = {"to_beat": dict, "watch": dict} if path.name == "pretrain.jsonl" else {}
+    keys, lines = ("epoch", "train_loss", "validation_loss"), []
+    more = {"to_beat": ("zero", "line", "linear"), "watch": WATCHED} if path.name == "pretrain.jsonl" else {}
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
             content = json.loads(line)
-            lines.append({key: kind(content[key]) for key, kind in (keys | more).items()})
+            lines.append({key: float(content[key]) for key in keys})
+            for key, names in more.items():
+                lines[-1][key] = {name: float(content[key][name]) for name in names}
         except (ValueError, TypeError, KeyError):
             wanted = ", ".join([*keys, *more])
             raise ValueError(f"{path}: line {number}: expected JSON with {wanted}, found {line[:40]!r}; remove the log")

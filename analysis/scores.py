@@ -114,8 +114,8 @@ def t_test(differences: np.ndarray, ratio: float = 0.0) -> float:
 
 def detectable(error: float, k: int, tests: int = 1) -> float:
     """The smallest difference that the corrected t-test over k folds, as one of so many tests (Bonferroni), finds in
-    80 % of cases where the standard error is `error`; NaN if k < 2."""
-    if k < 2:
+    80 % of cases where the standard error is `error`; NaN if k < 2, or if all folds differ by the same."""
+    if k < 2 or error == 0:
         return np.nan
     limit = stats.t.isf(SIGNIFICANT / tests / 2, k - 1)
     return error * optimize.brentq(lambda shift: stats.nct.sf(limit, k - 1, shift) - POWER, 0, 10 * limit)

@@ -35,17 +35,18 @@ inits=("--init pretrained" "--init random $network")
 
 # Fine-tuning at the learning rate and for the epochs that give the least loss on validation, of each side for itself.
 finetune_chosen() { # modality, fold, most epochs, flags
-    local rate trials call=("$1" "$2" "${@:4}")
+    local rate trials chosen call=("$1" "$2" "${@:4}")
     trials=$runs/trials/$(echo "$@" | md5sum | cut -c 1-8)
     for rate in 3e-4 1e-3; do
         finetune "${call[@]}" --lr $rate --epochs "$3" --validation-only "$trials/$rate"
     done
-    finetune "${call[@]}" $($python -c '
+    chosen=$($python -c '
 import json, pathlib, sys
 logs = pathlib.Path(sys.argv[1]).glob("*/*.jsonl")
 lines = [(path.parent.name, json.loads(line)) for path in logs for line in path.read_text().splitlines()]
 _, rate, epoch = min((line["validation_loss"], rate, line["epoch"]) for rate, line in lines)
 print("--lr", rate, "--epochs", epoch)' "$trials")
+    finetune "${call[@]}" $chosen
 }
 
 both_pools() { # modality, fold, flags: a frozen encoder under a classifier of CLS, and of mean and SD over its tokens

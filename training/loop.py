@@ -209,7 +209,7 @@ class Training:
         load_weights(self.model, path, state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.watch:
-            self.watch.state = state["watch"]
+            self.watch.take_up(path, state["watch"])
         self.epoch, self.step, schedule = state["epoch"], state["random"]["step"], state["schedule"]
         self.total, self.seconds, self.lr = schedule["loss_sum"], schedule["seconds"], schedule["lr"]
         if state["flags"]["threads"] != self.flags["threads"]:

@@ -1,6 +1,6 @@
 """What masked value prediction must beat: zero, a straight line, and the best linear prediction (Wiener).
 
-All are measured on validation segments, under the masks of the validation loss, as its mean squared error.
+All are measured on the validation segments, under the masks of the validation loss, as its mean squared error.
 """
 
 import numpy as np
@@ -14,48 +14,52 @@ NAMES = {
     "line": "a straight line across each span",
     "linear": "the best linear prediction from the unmasked points",
 }
-TRAINING_SEGMENTS, VALIDATION_SEGMENTS = 2000, 100  # at most, at equal distances
+TRAINING_SEGMENTS, VALIDATION_SEGMENTS = 2000, 1000  # at most, at equal distances, for the linear prediction
 JITTER = 1e-6  # of the variance, for equations that a band-limited signal leaves nearly singular
 
 
 def baselines(signals: SignalRows, train: np.ndarray, validation: np.ndarray, masks, args) -> dict[str, float]:
-    """The error of each of NAMES, over the masked points of up to 100 validation segments.
+    """The error of each of NAMES, over the masked points of the validation segments; of `linear` over those of 1,000.
 
     train, validation: places of `signals`; masks(count, generator) -> (count, L) bool, as for the loss. `line` is held
     flat at the ends of a segment. `linear` knows each channel's autocovariance in the training segments, and no other
     channel. Raises ValueError where no point or every point is masked.
     """
     chosen = set(spaced(validation, VALIDATION_SEGMENTS).tolist())
-    covariance, squared, count = autocovariance(signals, spaced(train, TRAINING_SEGMENTS)), dict.fromkeys(NAMES, 0.0), 0
+    covariance = autocovariance(signals, spaced(train, TRAINING_SEGMENTS))
+    squared, count = dict.fromkeys(NAMES, 0.0), dict.fromkeys(NAMES, 0)
     batches = loop.validation_batches(validation, args)
     total = -(-len(validation) // args.batch_size)
     for places, generator in tqdm(batches, total=total, desc="losses to beat", unit="batch", disable=None, leave=False):
         # The masks of a batch are drawn together, as in the validation loss.
         drawn = masks(len(places), generator).numpy()
-        own = [number for number, place in enumerate(places.tolist()) if place in chosen]
-        for segment, mask in zip(signals.batch(places[own]).astype(np.float64), drawn[own]):
+        for place, segment, mask in zip(places.tolist(), signals.batch(places).astype(np.float64), drawn):
             # Without a masked point there is nothing to predict, without another one nothing to predict it from.
             if mask.all() or not mask.any():
                 continue
             truth = segment[:, mask]
-            for name, predicted in predictions(segment, mask, covariance).items():
+            for name, predicted in predictions(segment, mask, covariance if place in chosen else None).items():
                 squared[name] += np.square(truth - predicted).sum()
-            count += truth.size
-    if count == 0:
+                count[name] += truth.size
+    if count["linear"] == 0:
         raise ValueError(f"--mask-probability {args.mask_probability}: masks no point or all of them; take another")
-    return {name: total / count for name, total in squared.items()}
+    return {name: squared[name] / count[name] for name in NAMES}
 
 
-def predictions(segment: np.ndarray, mask: np.ndarray, covariance: np.ndarray) -> dict[str, np.ndarray]:
-    """(C, masked points) of each of NAMES, from the unmasked points of a segment (C, L); covariance: (C, L) by lag."""
+def predictions(segment: np.ndarray, mask: np.ndarray, covariance: np.ndarray | None) -> dict[str, np.ndarray]:
+    """(C, masked points) of each of NAMES, from the unmasked points of a segment (C, L); covariance: (C, L) by lag, or
+    None for no `linear`."""
     masked, known = np.flatnonzero(mask), np.flatnonzero(~mask)
-    lines = [np.interp(masked, known, channel[known]) for channel in segment]
+    lines = np.stack([np.interp(masked, known, channel[known]) for channel in segment])
+    found = {"zero": np.zeros_like(lines), "line": lines}
+    if covariance is None:
+        return found
     linear = []
     for channel, by_lag in zip(segment, covariance):
         among = by_lag[np.abs(known[:, None] - known)] + JITTER * by_lag[0] * np.eye(len(known))
         weights = np.linalg.solve(among, channel[known]) if by_lag[0] > 0 else np.zeros(len(known))
         linear.append(by_lag[np.abs(masked[:, None] - known)] @ weights)
-    return {"zero": np.zeros((len(segment), len(masked))), "line": np.stack(lines), "linear": np.stack(linear)}
+    return {**found, "linear": np.stack(linear)}
 
 
 def autocovariance(signals: SignalRows, places: np.ndarray) -> np.ndarray:

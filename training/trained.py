@@ -83,7 +83,7 @@ def load_classifier(trained: Trained, channels: int, points: int, args: argparse
         channels,
         **network_flags(trained.path, trained.state),
         classifier_hidden=trained.state["flags"]["classifier_hidden"],
-        pool=trained.state["flags"].get("pool", "cls"),
+        pool=trained.state["flags"]["pool"],
         points=points,
     ).to(*machine.device_and_dtype(args))
     load_weights(model, trained.path, trained.state["model"])

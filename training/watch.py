@@ -4,11 +4,14 @@ A loss can fall while the Transformer dies: the 1D-CNN alone interpolates. What 
 and in how much the outputs differ from segment to segment.
 """
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
 from protocol.segments import SignalRows
 from training import machine
+from training.checkpoints import FRESH
 
 SEGMENTS = 128  # of validation, that outputs are compared over
 FAINT = 0.1  # of the start: below it, something is spoken of
@@ -57,8 +60,15 @@ class Watch:
         """Take the values before the first step as those that later ones are compared with."""
         self.state = {"start": self.look(), "low": dict.fromkeys((*"qkv", *GROUPS, *OUTPUTS), 0)}
 
+    def take_up(self, path: Path, state: dict) -> None:
+        """Go on from the state in the checkpoint `path`; ValueError where it is none."""
+        names = {*"qkv", *GROUPS, *OUTPUTS}
+        if any(set(state.get(key, ())) != names for key in ("start", "low")):
+            raise ValueError(f"{path}: expected what the watch kept of {' '.join(sorted(names))}, found another; {FRESH}")
+        self.state = state
+
     def after_epoch(self) -> tuple[dict[str, float], str]:
-        """The values after an epoch, and the sentence to say, "" for none; each value is spoken of once."""
+        """The values after an epoch, and the sentence to say, "" for none; what stays low is spoken of once."""
         found, low, faint = self.look(), self.state["low"], []
         for name, value in found.items():
             low[name] = low[name] + 1 if value < FAINT * self.state["start"][name] else 0
@@ -67,10 +77,8 @@ class Watch:
         if not faint:
             return found, ""
         decay = f"--decay {self.args.decay} --weight-decay {self.args.weight_decay:g}"
-        cause = (
-            f"{decay} erases it; use --decay decoupled" if self.args.decay == "coupled" else f"look at --lr and {decay}"
-        )
-        return found, f"below a tenth of the start: {', '.join(faint)} (RMS of weights, spread of outputs): {cause}"
+        cause = f"use --decay decoupled in place of {decay}" if self.args.decay == "coupled" else f"look at --lr, {decay}"
+        return found, f"below a tenth of the start: {', '.join(faint)} (RMS of weights, spread of outputs); {cause}"
 
 
 def rms(values: torch.Tensor) -> float:
