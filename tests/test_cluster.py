@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import cluster
-from prepared import FINETUNE, FUSE, PRETRAIN, call, done, edit_manifest, open_run, reproduce, write_set
-from ray_nodes import kill_raylet, needs_ray, start, two_nodes
+from prepared import FINETUNE, FUSE, PRETRAIN, call, done, edit_manifest, open_run, reproduce, start, write_set
+from ray_nodes import kill_raylet, needs_ray, two_nodes
 
 FLAGS = {"pretrain": PRETRAIN, "finetune": FINETUNE, "fuse": FUSE}
 GRID = ("--run", "runs/grid", *(f"--{stage}-flags={' '.join(flags)}" for stage, flags in FLAGS.items()))

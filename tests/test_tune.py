@@ -16,10 +16,10 @@ import torch
 import paper
 import tune
 from common import script
-from prepared import FINETUNE, FUSE, PRETRAIN, call, done
+from prepared import FINETUNE, FUSE, PRETRAIN, call, done, start
 from protocol import run as runs
 from protocol.segments import SignalRows, open_segments
-from ray_nodes import needs_ray, start, two_nodes
+from ray_nodes import needs_ray, two_nodes
 
 ARGS = ("--modality", "eeg", "--target", "arousal", "--fold", 1)
 STAGE = (*ARGS, "--batch-size", 32, "--threads", 1, "--hyperparameters", "start.json")
