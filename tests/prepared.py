@@ -183,6 +183,22 @@ def done(name, *flags, cwd) -> str:
     return finished.stdout
 
 
+def complaint(finished, name) -> str:
+    """The one line on stderr of a script that refused what it was given."""
+    assert finished.returncode == 2, finished.stdout
+    assert finished.stderr.startswith(f"{name}: ") and len(finished.stderr.splitlines()) == 1, finished.stderr
+    return finished.stderr
+
+
+def refusal(name, *flags, cwd) -> subprocess.CompletedProcess:
+    """Call a script that must end in one line on stderr, and leave all below `cwd` as it was."""
+    before = contents(cwd)
+    finished = call(name, *flags, cwd=cwd)
+    complaint(finished, name)
+    assert contents(cwd) == before
+    return finished
+
+
 def contents(folder) -> dict[str, bytes | None]:
     """Every path below a folder, with what a file holds."""
     return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
