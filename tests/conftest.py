@@ -1,5 +1,6 @@
 import os
 import shutil
+import subprocess
 import tempfile
 
 # What torch.compile kept for another kind of processor would be taken up here, and computes nonsense.
@@ -32,6 +33,23 @@ def finished(tmp_path_factory):
 def work(finished, tmp_path):
     """A copy of that folder, to be changed."""
     return shutil.copytree(finished, tmp_path / "work")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 200 kB, and fill(room), which leaves so many bytes free."""
+    disk, size = tmp_path / "disk", 200 * 1024
+    disk.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", disk], capture_output=True, text=True)
+    if mount.returncode:
+        pytest.skip(f"no file system can be mounted here: {mount.stderr.strip()}")
+
+    def fill(room):
+        free = os.statvfs(disk)
+        (disk / "filler").write_bytes(bytes(free.f_bavail * free.f_frsize - room))
+
+    yield disk, fill
+    subprocess.run(["umount", disk], check=True)
 
 
 def pytest_unconfigure():

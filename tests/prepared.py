@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import multiprocessing
 import os
 import runpy
 import shutil
@@ -131,8 +132,36 @@ def script(name, *flags, cwd, **options) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, **options)
 
 
+def start(name, *flags, cwd, output) -> subprocess.Popen:
+    """One of our scripts, running, its output in a file."""
+    with open(output, "w") as file:
+        command = [sys.executable, str(ROOT / name), *map(str, flags)]
+        return subprocess.Popen(command, cwd=cwd, stdout=file, stderr=subprocess.STDOUT)
+
+
+def fork(name, *flags, cwd, output, environment=()):
+    """The same as a process of multiprocessing, without the seconds that importing PyTorch takes."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "torch._dynamo", "torch.distributed", "tqdm", "scipy", "triton"])
+    arguments = name, list(map(str, flags)), str(cwd), str(output), dict(environment)
+    process = context.Process(target=in_a_fork, args=arguments)
+    process.start()
+    return process
+
+
+def in_a_fork(name, flags, cwd, output, environment) -> None:
+    """Run a script in this process, its output in a file."""
+    os.environ.update(environment)
+    os.chdir(cwd)
+    with open(output, "ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.argv = [name, *flags]
+    runpy.run_path(str(ROOT / name), run_name="__main__")
+
+
 def call(name, *flags, cwd) -> subprocess.CompletedProcess:
-    """The same in this process, without the seconds that importing PyTorch takes; a traceback passes through."""
+    """The script in this process, without the seconds that importing PyTorch takes; a traceback passes through."""
     argv, threads, code = sys.argv, torch.get_num_threads(), 0
     out, error = io.StringIO(), io.StringIO()
     sys.argv = [name, *map(str, flags)]
@@ -152,6 +181,22 @@ def done(name, *flags, cwd) -> str:
     finished = call(name, *flags, cwd=cwd)
     assert finished.returncode == 0, finished.stderr
     return finished.stdout
+
+
+def complaint(finished, name) -> str:
+    """The one line on stderr of a script that refused what it was given."""
+    assert finished.returncode == 2, finished.stdout
+    assert finished.stderr.startswith(f"{name}: ") and len(finished.stderr.splitlines()) == 1, finished.stderr
+    return finished.stderr
+
+
+def refusal(name, *flags, cwd) -> subprocess.CompletedProcess:
+    """Call a script that must end in one line on stderr, and leave all below `cwd` as it was."""
+    before = contents(cwd)
+    finished = call(name, *flags, cwd=cwd)
+    complaint(finished, name)
+    assert contents(cwd) == before
+    return finished
 
 
 def contents(folder) -> dict[str, bytes | None]:

@@ -4,14 +4,10 @@ import importlib.util
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 from contextlib import contextmanager
 
 import pytest
-
-from prepared import ROOT
 
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="Ray is not installed (pip install -r requirements-ray.txt)"
@@ -42,10 +38,3 @@ def kill_raylet(node) -> None:
     raylet = node.all_processes["raylet"][0].process
     os.kill(raylet.pid, signal.SIGKILL)
     raylet.wait()  # until then its workers would take it for alive
-
-
-def start(name, *flags, cwd, output) -> subprocess.Popen:
-    """One of our scripts, running, its output in a file."""
-    with open(output, "w") as file:
-        command = [sys.executable, str(ROOT / name), *map(str, flags)]
-        return subprocess.Popen(command, cwd=cwd, stdout=file, stderr=subprocess.STDOUT)

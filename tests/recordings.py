@@ -35,7 +35,7 @@ def amigos_signal(seed, points):
     return signal
 
 
-def write_amigos(path, videos, order=SHORT + LONG, **extra):
+def write_amigos(path, videos, order=SHORT + LONG):
     """`videos`: cell (0-19) -> (signal (n, 17), ratings of 12 or None). The rest is missing, as AMIGOS marks it."""
     cells = {name: np.empty((1, 20), object) for name in ("joined_data", "labels_selfassessment", "VideoIDs")}
     cells["labels_ext_annotation"] = np.empty((1, 20), object)
@@ -46,7 +46,7 @@ def write_amigos(path, videos, order=SHORT + LONG, **extra):
         cells["labels_ext_annotation"][0, v] = np.empty((0, 0))
         cells["VideoIDs"][0, v] = order[v]
     path.parent.mkdir(parents=True, exist_ok=True)
-    savemat(path, {**cells, **extra})
+    savemat(path, cells)
 
 
 def ratings(arousal, valence):

@@ -2,15 +2,13 @@
 that names what is wrong, exit code 2 and no traceback; what was there before stays as it was."""
 
 import json
-import os
 import resource
-import subprocess
 
 import numpy as np
 import pytest
 import torch
 
-from prepared import FINETUNE, FUSE, PRETRAIN, call, contents, describe, edit_manifest, script, write_set
+from prepared import FINETUNE, FUSE, PRETRAIN, call, complaint, contents, describe, edit_manifest, script, write_set
 from training import loop
 
 EEG = "--modality eeg --fold 1".split()
@@ -128,7 +126,6 @@ DAMAGED = [  # file, damage, command, what the line says besides the file
     # prepared data
     (DATA + "manifest.json", remove, ANEW, "prepare_data.py"),
     (DATA + "manifest.json", halve, ANEW, "expected JSON"),
-    (DATA + "manifest.json", manifest(lambda content: content.pop("rate")), ANEW, "expected rate as int"),
     (DATA + "manifest.json", manifest(lambda content: content.update(rate="128")), ANEW, "found '128'"),
     (DATA + "manifest.json", manifest(lambda content: content["sources"][0].pop("sha256")), ANEW, "expected sha256"),
     (DATA + "manifest.json", manifest(lambda content: content["sources"][0].update(trials=3)), ANEW, "expected trials"),
@@ -142,6 +139,7 @@ DAMAGED = [  # file, damage, command, what the line says besides the file
     (DATA + "eeg.npy", archive, ANEW, "archive"),
     (DATA + "eeg.npy", array(lambda signals: signals.astype("f8")), ANEW, "(140, 2, 96) of float64"),
     (DATA + "eeg.npy", array(lambda signals: signals[:, :1]), ANEW, "found (140, 1, 96)"),
+    (DATA + "eeg.npy", array(np.asfortranarray), (*FINETUNE_EEG, "--fresh"), "eeg.npy: expected an array in C order"),
     (DATA + "eeg.npy", array(with_nan), ANEW, "row 125 holds NaN or inf"),
     (DATA + "eeg.npy", array(with_nan_in_all), RANDOM_ANEW, "holds NaN or inf"),
     (DATA + "eeg.npy", array(with_nan_in_all), (*FUSE_1, "--fresh"), "holds NaN or inf"),
@@ -190,9 +188,7 @@ DAMAGED = [  # file, damage, command, what the line says besides the file
     (FOLD + "arousal.npy", halve, EVALUATE, "expected a whole .npy file"),
     (FOLD + "arousal.npy", objects, EVALUATE, "expected a whole .npy file"),
     (FOLD + "arousal.npy", archive, EVALUATE, "expected a whole .npy file"),
-    (FOLD + "arousal.npy", array(lambda rows: rows["probability"]), EVALUATE, "expected rows of"),
-    (FOLD + "arousal.npy", array(lambda rows: rows[1:]), EVALUATE, "one prediction for each of the 30 test segments"),
-    (FOLD + "arousal.npy", put("probability", np.nan), EVALUATE, "probabilities from 0 to 1"),
+    (FOLD + "arousal.npy", put("label", 1), EVALUATE, "the labels of --threshold global"),
     (FOLD + "arousal.npy", put("probability", 1.5), EVALUATE, "probabilities from 0 to 1"),
 ]
 FLAGS = [  # command, what the line says
@@ -201,7 +197,7 @@ FLAGS = [  # command, what the line says
     ((*ANEW[:-2], "--split", "subject", "--n-folds", "7"), "--n-folds 7: --split subject has only 6 units"),
     ((*ANEW[:-2], "--split", "subject", "--n-folds", "6", "--validation-parts", "1"), "no train segments in fold 1"),
     ((*ANEW[:-2], "--n-folds", "1", "--fold", "0"), "--n-folds: expected 2 to 127, found 1"),
-    ((*ANEW[:-2], "--n-folds", "200"), "--n-folds: expected 2 to 127, found 200"),
+    ((*ANEW[:-2], "--n-folds", "128"), "--n-folds: expected 2 to 127, found 128"),
     ((*ANEW, "--fold", "4"), "--fold 4: expected 0 to 3"),
     ((*ANEW, "--cnn-kernels", "4", "4"), "--cnn-kernels [4, 4]: expected one odd size"),
     ((*ANEW, "--cnn-kernels", "5"), "--cnn-channels [6, 8]"),
@@ -211,7 +207,6 @@ FLAGS = [  # command, what the line says
     ((*ANEW, "--device", "abacus"), "--device abacus: not usable here"),
     ((*ANEW, "--lr", "1e30"), "the loss is not finite at epoch"),
     ((*PRETRAIN_EEG, "--lr", "0.1"), "was started with --lr 0.0005, found 0.1"),
-    ((*FINETUNE_EEG, "--epochs", "3"), "was started with --epochs 2, found 3"),
     ((*FINETUNE_EEG, "--heads", "1"), "pretrain.pt: expected a network with heads 1, found 2; leave the flag out"),
     ((*FINETUNE_EEG, "--run", "runs/nowhere"), "runs/nowhere/eeg/fold1/pretrain.pt: no such checkpoint"),
     ((*FINETUNE_EEG, "--fold", "3"), "eeg/fold3/pretrain.pt: no such checkpoint"),
@@ -223,13 +218,6 @@ FLAGS = [  # command, what the line says
     ((*ANEW, "--run", "data/amigos/segments.npy"), "data/amigos/segments.npy"),
     ((*ANEW, "--run", "/proc/nowhere"), "/proc/nowhere"),
 ]
-
-
-def complaint(finished, name) -> str:
-    """The one line on stderr of a script that found bad input."""
-    assert finished.returncode == 2, finished.stdout
-    assert finished.stderr.startswith(f"{name}: ") and finished.stderr.count("\n") == 1
-    return finished.stderr
 
 
 def refused(work, command, says):
@@ -284,12 +272,6 @@ def test_modality_that_the_data_lacks(work):
         assert "data/amigos" in line
 
 
-def test_signals_in_the_other_order(work):
-    path = work / DATA / "eeg.npy"
-    np.save(path, np.asfortranarray(np.load(path)))
-    refused(work, (*FINETUNE_EEG, "--fresh"), "eeg.npy: expected an array in C order")
-
-
 def test_a_gpu_that_is_too_small(work, monkeypatch):
     def fail(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
@@ -335,23 +317,6 @@ def test_real_commands_end_without_a_traceback(work):
     halve(work / DATA / "eeg.npy")
     for command, path in ((FINETUNE_EEG, FOLD + "pretrain.pt"), (RANDOM_ANEW, DATA + "eeg.npy")):
         assert path in complaint(script(*command, cwd=work), command[0])
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 200 kB, and fill(room), which leaves so many bytes free."""
-    disk, size = tmp_path / "disk", 200 * 1024
-    disk.mkdir()
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", disk], capture_output=True, text=True)
-    if mount.returncode:
-        pytest.skip(f"no file system can be mounted here: {mount.stderr.strip()}")
-
-    def fill(room):
-        free = os.statvfs(disk)
-        (disk / "filler").write_bytes(bytes(free.f_bavail * free.f_frsize - room))
-
-    yield disk, fill
-    subprocess.run(["umount", disk], check=True)
 
 
 @pytest.mark.parametrize("room", [0, 4096, 12288, 20480])

@@ -16,7 +16,7 @@ import baseline as script
 import paper
 from analysis import features
 from datasets import amigos
-from prepared import call, contents, done, edit_manifest, labelled, write_set
+from prepared import contents, done, edit_manifest, labelled, refusal, write_set
 from protocol.records import PREDICTION_DTYPE
 from protocol.run import Run
 from protocol.segments import open_segments
@@ -398,11 +398,7 @@ def test_done_work_is_skipped_and_fresh_gives_the_same_bytes(copy):
 
 def refused(folder, *flags) -> str:
     """The one line in which a call ends; nothing was written."""
-    before = contents(folder)
-    finished = call("baseline.py", *FEWER, *flags, cwd=folder)
-    assert finished.returncode == 2 and len(finished.stderr.splitlines()) == 1, finished.stderr
-    assert contents(folder) == before
-    return finished.stderr
+    return refusal("baseline.py", *FEWER, *flags, cwd=folder).stderr
 
 
 AMIGOS = "--model", "amigos", "--raw", "raw"

@@ -32,12 +32,6 @@ def test_a_hundred_damaged_files_of_each_format(layout, tmp_path):
 @pytest.mark.slow
 @pytest.mark.heavy
 @pytest.mark.parametrize("layout", FORMATS)
-def test_two_thousand_damaged_files_of_each_format(layout, tmp_path):
-    campaign(layout, -(-2000 // FORMATS[layout]), 1, tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.heavy
-@pytest.mark.parametrize("layout", FORMATS)
-def test_two_hundred_damaged_files_of_each_format_through_the_command(layout, tmp_path):
-    campaign(layout, -(-200 // FORMATS[layout]), 2, tmp_path, "command")
+@pytest.mark.parametrize("count, seed, command", [(2000, 1, ()), (200, 2, ("command",))])
+def test_many_damaged_files_of_each_format_and_fewer_through_the_command(layout, count, seed, command, tmp_path):
+    campaign(layout, -(-count // FORMATS[layout]), seed, tmp_path, *command)

@@ -1,10 +1,8 @@
 """Several processes train as one does; when one is killed, stopped or fails, all end, say why once, and can go on."""
 
 import json
-import multiprocessing
 import os
 import re
-import runpy
 import shutil
 import signal
 import socket
@@ -18,7 +16,7 @@ import pytest
 import torch
 
 from model import SingleModalityModel, sample_mask
-from prepared import NETWORK, ROOT, contents, done, write_set
+from prepared import NETWORK, ROOT, contents, done, fork, write_set
 from training import loop
 
 # 99 segments to pre-train on and 79 to fine-tune on: the last batch of an epoch has 3 samples, or 1.
@@ -30,17 +28,6 @@ SECONDS = 30  # in which the others end after one was killed
 KILLED = "another process of this training was killed or does not answer"
 
 
-def in_a_fork(name, flags, cwd, log, environment):
-    """Run a script in this process, its output in a file."""
-    os.environ.update(environment)
-    os.chdir(cwd)
-    with open(log, "ab") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    sys.argv = [name, *flags]
-    runpy.run_path(str(ROOT / name), run_name="__main__")
-
-
 class Group:
     """A script as `count` processes, started as torchrun would, which keeps their store, but without the seconds that
     importing PyTorch takes; and when one ends, no agent stops the others. `own`: flags of one process alone, by its
@@ -50,17 +37,13 @@ class Group:
         self.store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         port = self.store.port
         self.logs = [cwd / f"rank{rank}-{port}.log" for rank in range(count)]
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["torch", "torch._dynamo", "torch.distributed", "tqdm", "scipy", "triton"])
         self.processes = []
         for rank, log in enumerate(self.logs):
             environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
             environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             environment |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
-            given = [str(flag) for flag in (*flags, *dict(own).get(rank, ()))]
-            process = context.Process(target=in_a_fork, args=(name, given, str(cwd), str(log), environment))
-            process.start()
-            self.processes.append(process)
+            given = *flags, *dict(own).get(rank, ())
+            self.processes.append(fork(name, *given, cwd=cwd, output=log, environment=environment))
 
     def printed(self) -> list[str]:
         return [log.read_text() if log.exists() else "" for log in self.logs]

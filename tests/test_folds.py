@@ -143,12 +143,6 @@ def test_validation_follows_the_seed_and_the_fold(tmp_path):
     assert first == again != other
 
 
-@pytest.mark.parametrize("n_folds", [9, 1, 128])
-def test_folds_that_cannot_be_made_are_refused(n_folds):
-    with pytest.raises(ValueError, match="--n-folds"):
-        folds.assign_folds(table(), "subject", n_folds, 0)
-
-
 def test_a_rating_at_the_threshold_is_not_high():
     data = table(subjects=1, trials=4)
     data["arousal"] = np.resize([5.3, 4.9, 5.4, 4.8], len(data))

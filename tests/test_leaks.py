@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from prepared import FINETUNE, FUSE, PRETRAIN, call, contents, done, edit_manifest, replace_predictions, write_set
+from prepared import FINETUNE, FUSE, PRETRAIN, call, contents, done, edit_manifest, refusal, write_set
 
 EEG = ("--modality", "eeg", "--fold", 1)
 COMMANDS = {
@@ -19,13 +19,8 @@ COMMANDS = {
 
 def refused(work, script, *flags, says):
     """The script, called with `flags`, exits with 2 and one line that holds each of `says`; nothing is changed."""
-    before = contents(work)
-    finished = call(*COMMANDS[script], *flags, cwd=work)
-    assert finished.returncode == 2, finished.stdout
-    assert finished.stderr.startswith(f"{script}: ") and finished.stderr.count("\n") == 1
-    for words in says:
-        assert words in finished.stderr
-    assert contents(work) == before
+    line = refusal(*COMMANDS[script], *flags, cwd=work).stderr
+    assert all(words in line for words in says), line
 
 
 def copy(work, source, target):
@@ -100,15 +95,19 @@ def test_another_data_set(work):
         refused(work, script, "--data", "data/other", says=["runs/paper/run.json", "another data set", "data/other"])
 
 
-def test_pretraining_of_another_fold(work):
-    copy(work, "eeg/fold2/pretrain.pt", "eeg/fold1/pretrain.pt")
-    refused(work, "finetune.py", says=["eeg/fold1/pretrain.pt", "fold 1, found 2"])
-    refused(work, "pretrain.py", says=["eeg/fold1/pretrain.pt", "fold 1, found 2"])
-
-
-def test_pretraining_of_the_other_modality(work):
-    copy(work, "ecg/fold1/pretrain.pt", "eeg/fold1/pretrain.pt")
-    refused(work, "finetune.py", says=["eeg/fold1/pretrain.pt", "modalities eeg, found ecg"])
+@pytest.mark.parametrize(
+    "source, target, script, says",
+    [
+        ("eeg/fold2/pretrain.pt", "eeg/fold1/pretrain.pt", "pretrain.py", "fold 1, found 2"),
+        ("eeg/fold2/pretrain.pt", "eeg/fold1/pretrain.pt", "finetune.py", "fold 1, found 2"),
+        ("ecg/fold1/pretrain.pt", "eeg/fold1/pretrain.pt", "finetune.py", "modalities eeg, found ecg"),
+        ("eeg/fold1/arousal.pt", "eeg/fold1/pretrain.pt", "finetune.py", "family pretraining, found network"),
+        ("eeg/fold2/arousal.pt", "eeg/fold1/arousal.pt", "fuse.py", "fold 1, found 2"),
+    ],
+)
+def test_checkpoint_of_another_model(work, source, target, script, says):
+    copy(work, source, target)
+    refused(work, script, says=[target, says])
 
 
 def test_pretraining_with_other_validation_parts(work):
@@ -118,11 +117,6 @@ def test_pretraining_with_other_validation_parts(work):
     refused(work, "finetune.py", says=["eeg/fold1/pretrain.pt", "validation parts 9, found 4"])
 
 
-def test_fine_tuned_model_as_a_pretrained_one(work):
-    copy(work, "eeg/fold1/arousal.pt", "eeg/fold1/pretrain.pt")
-    refused(work, "finetune.py", says=["eeg/fold1/pretrain.pt", "family pretraining, found network"])
-
-
 def test_pretraining_replaced_after_fine_tuning(work):
     done("pretrain.py", *EEG, *PRETRAIN, "--lr", 1e-3, "--fresh", cwd=work)
     refused(work, "finetune.py", says=["eeg/fold1/arousal.pt", "another eeg/fold1/pretrain.pt"])
@@ -130,32 +124,26 @@ def test_pretraining_replaced_after_fine_tuning(work):
         refused(work, script, says=[f"eeg/fold1/{file}: ", "eeg/fold1/pretrain.pt was trained again since"])
 
 
-def test_base_models_of_two_folds(work):
-    copy(work, "eeg/fold2/arousal.pt", "eeg/fold1/arousal.pt")
-    refused(work, "fuse.py", says=["eeg/fold1/arousal.pt", "fold 1, found 2"])
-
-
 @pytest.mark.parametrize(
-    "flags, says",
+    "flags, name, says",
     [
-        (("--target", "valence"), "target arousal, found valence"),
-        (("--target", "arousal", "--init", "random"), "init pretrained, found random"),
-        (("--target", "arousal", "--threshold", "5", "--run", "runs/other"), "threshold global, found 5.0"),
+        (("--target", "valence"), "valence.pt", "target arousal, found valence"),
+        (("--target", "arousal", "--init", "random"), "arousal-random.pt", "init pretrained, found random"),
     ],
 )
-def test_base_model_of_another_making(work, flags, says):
-    if "runs/other" in flags:
-        done("pretrain.py", *EEG, *PRETRAIN, "--n-folds", 4, "--run", "runs/other", cwd=work)
-        (work / "runs" / "other" / "run.json").unlink()
-        flags = (*flags, "--n-folds", 4)
+def test_base_model_of_another_making(work, flags, name, says):
     done("finetune.py", *EEG, *FINETUNE, *flags, cwd=work)
-    name = (
-        "../other/eeg/fold1/arousal.pt"
-        if "runs/other" in flags
-        else "eeg/fold1/" + ("arousal-random.pt" if "random" in flags else "valence.pt")
-    )
-    copy(work, name, "eeg/fold1/arousal.pt")
+    copy(work, f"eeg/fold1/{name}", "eeg/fold1/arousal.pt")
     refused(work, "fuse.py", says=["eeg/fold1/arousal.pt", says])
+
+
+def test_base_model_of_another_threshold(work):
+    flags = "--n-folds", 4, "--run", "runs/other"
+    done("pretrain.py", *EEG, *PRETRAIN, *flags, cwd=work)
+    (work / "runs" / "other" / "run.json").unlink()
+    done("finetune.py", *EEG, *FINETUNE, *flags, "--target", "arousal", "--threshold", 5, cwd=work)
+    copy(work, "../other/eeg/fold1/arousal.pt", "eeg/fold1/arousal.pt")
+    refused(work, "fuse.py", says=["eeg/fold1/arousal.pt", "threshold global, found 5.0"])
 
 
 def test_base_model_replaced_after_fusion(work):
@@ -170,18 +158,14 @@ def test_base_model_replaced_after_fusion(work):
         ("ecg/fold1/arousal", "eeg/fold1/arousal"),
         ("eeg/fold1/arousal", "eeg/fold1/arousal-random"),
         ("eeg/fold1/arousal", "eeg/fold1/arousal-shuffled-fraction0.5"),
+        ("fused/fold1/arousal", "other/fold1/arousal"),
     ],
 )
 def test_predictions_of_another_model(work, source, target):
+    (work / "runs" / "paper" / target).parent.mkdir(parents=True, exist_ok=True)
     for suffix in (".pt", ".npy", ".json"):
         copy(work, source + suffix, target + suffix)
     refused(work, "evaluate.py", says=[f"{target}.npy: its record is that of runs/paper/{source}.npy"])
-
-
-def test_predictions_in_another_folder(work):
-    shutil.copytree(work / "runs" / "paper" / "fused", work / "runs" / "paper" / "other")
-    says = "other/fold1/arousal.npy: its record is that of runs/paper/fused/fold1/arousal.npy"
-    refused(work, "evaluate.py", says=[says])
 
 
 def test_folds_trained_with_other_flags_are_said(work):
@@ -196,19 +180,6 @@ def test_folds_trained_with_other_flags_are_said(work):
     done("finetune.py", *flags, *FINETUNE, "--fresh", cwd=work)
     said = "trained with different pretrain.py's --extra, pretrain.py's --lr (0.0005, 0.001)\n"
     assert said in done(*COMMANDS["evaluate.py"], cwd=work)
-
-
-def test_predictions_of_another_fold_or_threshold(work):
-    path = work / "runs" / "paper" / "eeg" / "fold1" / "arousal.npy"
-    predictions = np.load(path)
-    changed = predictions.copy()
-    changed["label"][0] ^= 1
-    replace_predictions(path, changed)
-    refused(work, "evaluate.py", says=["eeg/fold1/arousal.npy", "the labels of --threshold global"])
-    copy(work, "eeg/fold2/arousal.npy", "eeg/fold1/arousal.npy")
-    refused(work, "evaluate.py", says=["eeg/fold1/arousal.npy", "not the predictions that"])
-    replace_predictions(path, np.load(path))
-    refused(work, "evaluate.py", says=["eeg/fold1/arousal.npy", "test segments of fold 1"])
 
 
 def extra_set(work, name, first, last):

@@ -2,14 +2,12 @@
 
 import json
 import os
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 
-from prepared import DTYPE, ROOT
+from prepared import DTYPE, start
 
 # A row has as many bytes as the paper's 10 x 1280, but attention, quadratic in the points, is far cheaper.
 CHANNELS, POINTS = 100, 128
@@ -57,18 +55,14 @@ def peak_of_an_epoch(work, size) -> int:
     path = work / "data" / "large" / "eeg.npy"
     assert path.stat().st_size > size - ROW and path.stat().st_blocks * 512 < 1e6
     flags = "--modality eeg --fold 0 --extra data/large --epochs 1 --warmup-epochs 0 --batch-size 64".split()
-    log = work / "log"
-    with open(log, "w") as file:
-        script = subprocess.Popen(
-            [sys.executable, str(ROOT / "pretrain.py"), *flags, *SMALL], cwd=work, stdout=file, stderr=file
-        )
-        peak = 0
-        while script.poll() is None:
-            try:
-                peak = max(peak, resident_memory(script.pid))
-            except (OSError, StopIteration):  # it has just ended
-                break
-            time.sleep(0.02)
+    log, peak = work / "log", 0
+    script = start("pretrain.py", *flags, *SMALL, cwd=work, output=log)
+    while script.poll() is None:
+        try:
+            peak = max(peak, resident_memory(script.pid))
+        except (OSError, StopIteration):  # it has just ended
+            break
+        time.sleep(0.02)
     assert script.wait() == 0, log.read_text()
     assert f"pre-training on {rows} of {rows} segments of data/large" in log.read_text()
     assert path.stat().st_blocks * 512 < 1e6

@@ -31,23 +31,14 @@ def test_band_pass_equals_forward_and_backward_sections(rate, points):
 
 @pytest.mark.parametrize("rate", [500, 160, 128, 1000, 360, 256, 200, 512, 250, 256.03, 101])
 def test_resample_equals_polyphase(rate):
+    """A run that begins later stays on the grid of the recording."""
     up, down = filters.resampling_ratio(rate, 128)
-    for points in (1, 7, 129, 5000):
-        signal = np.random.default_rng(points).normal(size=(2, points))
-        start, found = filters.resample(signal, 0, up, down)
-        assert start == 0
-        np.testing.assert_allclose(found, sp.resample_poly(signal, up, down, axis=1), atol=1e-12)
-
-
-@pytest.mark.parametrize("rate", [500, 160, 512, 101])
-@pytest.mark.parametrize("start", [1, 1001, 5000])
-def test_resample_of_a_later_run_stays_on_the_grid_of_the_recording(rate, start):
-    up, down = filters.resampling_ratio(rate, 128)
-    whole = np.random.default_rng(1).normal(size=(2, 9000))
-    whole[:, :start] = 0
-    position, found = filters.resample(whole[:, start:], start, up, down)
-    assert position == np.ceil(start * up / down)
-    np.testing.assert_allclose(found, sp.resample_poly(whole, up, down, axis=1)[:, position:], atol=1e-12)
+    for start, points in ((0, 1), (0, 7), (0, 129), (0, 5000), (1, 9000), (1001, 9000), (5000, 9000)):
+        whole = np.random.default_rng(points).normal(size=(2, points))
+        whole[:, :start] = 0
+        position, found = filters.resample(whole[:, start:], start, up, down)
+        assert position == np.ceil(start * up / down)
+        np.testing.assert_allclose(found, sp.resample_poly(whole, up, down, axis=1)[:, position:], atol=1e-12)
 
 
 def test_ratio_is_exact_for_common_rates_and_close_for_others():
@@ -89,11 +80,11 @@ def ecg_at_128(signal, rate):
 
 
 def test_beats_in_real_recordings():
-    """All recordings at hand have beats, either way up, but Subject20_2; EEG has none."""
+    """All recordings at hand have beats, either way up, but Subject20_2."""
     verdicts = {}
     for path in eegmat.sources(real("eegmat")):
-        [recording] = eegmat.read(path, {"ecg": ["ECG"], "eeg": ["O1"]})
-        ecg, eeg = (ecg_at_128(recording.signals[m][0], 500) for m in ("ecg", "eeg"))
+        [recording] = eegmat.read(path, {"ecg": ["ECG"]})
+        ecg = ecg_at_128(recording.signals["ecg"][0], 500)
         verdicts[path.stem] = heart.has_beats(ecg, 128)
         assert heart.has_beats(-ecg, 128) == verdicts[path.stem]
     assert [name for name, beats in verdicts.items() if not beats] == ["Subject20_2"]

@@ -1,10 +1,8 @@
 """Training that is killed and started again ends in the same bits as training left alone; SIGTERM saves and says so."""
 
 import json
-import multiprocessing
 import os
 import re
-import runpy
 import shutil
 import signal
 import subprocess
@@ -15,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from prepared import NETWORK, ROOT, done, write_set
+from prepared import NETWORK, ROOT, done, fork, start, write_set
 
 # Dropout is on everywhere and the last batch is a smaller one, so that nothing random may depend on the process.
 EEG, ECG = ("--modality", "eeg", "--fold", 1), ("--modality", "ecg", "--fold", 1)
@@ -36,31 +34,12 @@ def stages(epochs):
     ]
 
 
-def in_a_fork(name, flags, cwd, log):
-    """Run a script in this process, its output in a file."""
-    os.chdir(cwd)
-    with open(log, "ab") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    sys.argv = [name, *flags]
-    runpy.run_path(str(ROOT / name), run_name="__main__")
-
-
 class Script:
     """A script running on its own, as a command or, without the seconds that importing PyTorch takes, as a fork."""
 
     def __init__(self, name, flags, cwd, log, command: bool):
-        self.log, flags = log, list(map(str, flags))
-        if command:
-            with open(log, "ab") as file:
-                self.process = subprocess.Popen(
-                    [sys.executable, str(ROOT / name), *flags], cwd=cwd, stdout=file, stderr=subprocess.STDOUT
-                )
-        else:
-            context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload(["torch", "torch._dynamo", "tqdm", "scipy", "triton"])
-            self.process = context.Process(target=in_a_fork, args=(name, flags, str(cwd), str(log)))
-            self.process.start()
+        self.log = log
+        self.process = (start if command else fork)(name, *flags, cwd=cwd, output=log)
 
     def is_running(self) -> bool:
         return (self.process.poll() if hasattr(self.process, "poll") else self.process.exitcode) is None

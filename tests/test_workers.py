@@ -178,7 +178,8 @@ def faulty(tmp_path):
         signal[8, 1600:] = 3.0
         return signal
 
-    write("good.edf", seed=1)
+    for seed, name in enumerate(SPECIAL, start=1):
+        write(f"{name}.edf", seed=seed)
     (raw / "copy.edf").write_bytes((raw / "good.edf").read_bytes())
     for name, change in (
         ("short-file.edf", lambda content: content[:-1000]),
@@ -191,9 +192,6 @@ def faulty(tmp_path):
     write("slow.edf", rate=90)
     write("flat.edf", change=flat)
     write("brief.edf", seconds=7)
-    write("rating.edf", seed=2)
-    write("again.edf", seed=3)
-    write("name.edf", seed=4)
     edfio.Edf(
         [edfio.EdfSignal(np.arange(25 * r) % 7.0, r, label=n) for n, r in zip([*EEG, "ECG"], [160] * 9 + [320, 160])]
     ).write(raw / "rates.edf")
@@ -215,7 +213,7 @@ FAULTS = {
     "no-edf.edf": "expected an EDF file",
     "gaps.edf": "EDF+D",
     "no-channel.edf": "channel F8 is missing",
-    "rates.edf": "expected one rate",
+    "rates.edf": "expected one rate above 0 Hz for F7 F3 T7 P7 O1 O2 P8 T8 F4 F8, found [160.0, 320.0]",
     "slow.edf": "found 90 Hz",
     "rating.edf": "expected a number or nothing, found high",
     "again.edf": "trial one of subject A is in",
@@ -255,7 +253,10 @@ def test_check_foretells_what_is_kept(raw, tmp_path, capsys, more):
     size = sum((tmp_path / "amigos" / name).stat().st_size for name in ("eeg.npy", "ecg.npy"))
     assert check["bytes"] == size - 2 * 128  # without the headers
     [problem] = check["problems"]
-    assert "P09.mat has the same bytes as" in problem
+    said = "Data_Preprocessed_P09.mat has the same bytes as Data_Preprocessed_P02.mat"
+    assert said in problem and any(said in piece["reason"] for piece in manifest["dropped"])
+    assert "P09" not in manifest["subjects"] and len(manifest["sources"]) == 8
+    assert prepare_data(flags) == 0 and json.loads(capsys.readouterr().out) == {**counts, "done_before": True}
 
 
 def test_list_names_every_set(capsys):
