@@ -765,5 +765,8 @@ def test_runs_of_one_design_are_pooled(tmp_path, same_people):
     ratio = np.mean(ratios) / (1 if same_people else 3)
     t = stats.ttest_1samp(gains, 0).statistic / np.sqrt(1 + 9 * ratio)
     assert float(cells[5].strip("<")) == pytest.approx(max(1e-4, 2 * stats.t.sf(t, 8)), abs=6e-5)
+    wrong = [] if same_people else ["--same-people"]
+    finished = call("benchmark.py", "evidence", "--run", "runs/0", "runs/1", *wrong, cwd=tmp_path)
+    assert finished.returncode == 2 and "--run: expected " in finished.stderr and "sets in 2 runs" in finished.stderr
     # Of 2^6 exchanges two are as extreme as none, where everybody gains; of 2^18 none of 9,999 drawn ones.
     assert float(cells[6].strip("<| ")) == pytest.approx(2 / 64 if same_people else 1e-4, abs=2e-4)

@@ -288,6 +288,7 @@ def test_no_text_collides_in_the_first_picture(targets, models, papers):
 def test_no_text_collides_in_pictures_of_losses(epochs, number, scale):
     random = np.random.default_rng(3)
     watched = *"qkv", *watch.GROUPS, *watch.OUTPUTS
+    assert report.WATCHED == watched
     lines = {
         fold: [
             {

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from model import SingleModalityModel
-from prepared import PRETRAIN, done, labelled, open_run
+from prepared import PRETRAIN, call, done, labelled, open_run
 from pretrain import masking
 from protocol.segments import SignalRows
 from training.watch import GROUPS, OUTPUTS, Watch
@@ -110,3 +110,21 @@ def test_a_feature_that_is_constant_becomes_zero():
     x[:, 3] = 1e3
     model.classifier.standardise(x)
     assert torch.equal(((x - model.classifier.mean) / model.classifier.scale)[:, 3], torch.zeros(30))
+
+
+@pytest.mark.parametrize("key", ["start", "low"])
+def test_a_checkpoint_whose_watch_is_damaged_ends_in_one_line(work, key):
+    flags = "pretrain.py", *EEG, *PRETRAIN
+    path = work / "runs/paper/eeg/fold1/pretrain.pt"
+    state = torch.load(path, weights_only=True)
+    state["epoch"], state["watch"][key] = 1, {}
+    torch.save(state, path)
+    finished = call(*flags, cwd=work)
+    assert finished.returncode == 2 and "pretrain.pt: expected what the watch kept of cls" in finished.stderr
+
+
+def test_a_network_of_hyperparameters_that_is_not_the_pretrained_one_is_refused(work):
+    (work / "best.json").write_text('{"hyperparameters": {"encoder_norm": "none"}, "stage": "finetune"}')
+    flags = *EEG, *"--target arousal --fresh --hyperparameters best.json".split()
+    finished = call("finetune.py", *flags, cwd=work)
+    assert finished.returncode == 2 and "expected a network with encoder_norm none, found output" in finished.stderr
