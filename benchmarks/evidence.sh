@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # What pre-training and honest folds are worth, at a size that two cores carry: 64 Hz and a small network.
 #
-#   bash benchmarks/evidence.sh simulated|eegmat|cinc2017|transfer SEED
+#   bash benchmarks/evidence.sh simulated|eegmat|cinc2017|transfer SEED [SUFFIX FLAG ...]
 #
+# SUFFIX and flags: a variant, pre-trained with further flags, in runs of that suffix.
 # simulated  EEG of 12 rated and 24 unrated people: each share of the labels, fine-tuned and frozen, without and with
 #            pre-training on all of them but the held out
 # eegmat     rest against mental arithmetic; the recordings are at EEGMAT, those for pre-training at EEGMMIDB
@@ -12,16 +13,17 @@
 # PYTHON is the interpreter. Called again, it goes on where it stopped. The tables: python benchmark.py evidence --help
 set -euo pipefail
 cd "$(dirname "$0")/.."
-set_name=$1 seed=$2 python=${PYTHON:-python}
+set_name=$1 seed=$2 suffix=${3:-} python=${PYTHON:-python}
+further=("${@:4}")
 signals="--out data/evidence --rate 64 --high 30"
 network="--cnn-kernels 33 17 9 --cnn-channels 16 32 32 --layers 1 --heads 1 --ffn 64 --dropout 0"
 training="--batch-size 8 --threads 1"
 classifier="--target arousal --classifier-hidden 64 --classifier-dropout 0.1"
-runs=runs/evidence/$set_name-seed$seed
+runs=runs/evidence/$set_name-seed$seed$suffix
 
 pretrain() { # modality, fold, epochs, flags: the two runs differ in what the classifier of a frozen encoder reads
     $python pretrain.py --modality "$1" --fold "$2" --run "$runs" $run $training $network --lr 1e-3 --warmup-epochs 1 \
-        --epochs "$3" "${@:4}"
+        --epochs "$3" "${@:4}" "${further[@]}"
     mkdir -p "$runs-tokens/$1/fold$2"
     cp "$runs"/{run.json,folds.npy} "$runs-tokens"
     cp "$runs/$1/fold$2/pretrain.pt" "$runs-tokens/$1/fold$2"
