@@ -39,8 +39,8 @@ def test_fusion_finds_what_was_simulated(seed):
 def test_without_an_effect_nothing_is_above_chance():
     for name, row in table(0, 0).items():
         for target, summary in row.items():
-            auroc = summary["auroc"]
-            assert name == "Video prior" or auroc["mean"] - auroc["interval"] <= 0.5, (name, target)
+            # By drawing people: the t-interval over three folds is too narrow for two dozen models to pass at once.
+            assert name == "Video prior" or summary["auroc"]["bootstrap"][0] <= 0.5, (name, target)
 
 
 @pytest.mark.parametrize("name", ["demo.sh", "test.sh"])
