@@ -3,7 +3,7 @@
 #
 #   bash benchmarks/evidence.sh simulated|eegmat|cinc2017|transfer SEED [SUFFIX FLAG ...]
 #
-# SUFFIX and flags: a variant, pre-trained with further flags, in runs of that suffix.
+# SUFFIX and flags: a variant, pre-trained with further flags, in runs of that suffix. NORM: the --encoder-norm of all.
 # simulated  EEG of 12 rated and 24 unrated people: each share of the labels, fine-tuned and frozen, without and with
 #            pre-training on all of them but the held out
 # eegmat     rest against mental arithmetic; the recordings are at EEGMAT, those for pre-training at EEGMMIDB
@@ -17,6 +17,7 @@ set_name=$1 seed=$2 suffix=${3:-} python=${PYTHON:-python}
 further=("${@:4}")
 signals="--out data/evidence --rate 64 --high 30"
 network="--cnn-kernels 33 17 9 --cnn-channels 16 32 32 --layers 1 --heads 1 --ffn 64 --dropout 0"
+network+=" --encoder-norm ${NORM:-output}"
 training="--batch-size 8 --threads 1"
 classifier="--target arousal --classifier-hidden 64 --classifier-dropout 0.1"
 runs=runs/evidence/$set_name-seed$seed$suffix

@@ -29,10 +29,11 @@ def gradients(side, task, precision, seed):
 @pytest.mark.slow
 @pytest.mark.parametrize("task", step.TASKS)
 def test_a_gradient_is_as_accurate_as_stock_pytorchs(task):
-    """The error from float64, relative to the norm: the median over three batches, as one ReLU on the other side of
-    zero multiplies the error of a batch, and then over the parameters."""
-    exact = [gradients("stock", task, "fp64", seed) for seed in range(3)]
-    for precision, factor in (("fp32", 1.5), ("bf16", 2.0)):
+    """The error from float64, relative to the norm: the least over four batches, as one ReLU on the other side of zero
+    multiplies the error of a batch by hundreds, on either side, and then the median over the parameters. Sums in
+    another order err by another amount, but not by more than a factor of two."""
+    exact = [gradients("stock", task, "fp64", seed) for seed in range(4)]
+    for precision in ("fp32", "bf16"):
         try:
             gradients("stock", task, precision, 0)
         except RuntimeError as error:
@@ -43,7 +44,5 @@ def test_a_gradient_is_as_accurate_as_stock_pytorchs(task):
             for seed, true in enumerate(exact):
                 found = gradients(side, task, precision, seed)
                 batches.append({name: ((found[name] - x).norm() / x.norm()).item() for name, x in true.items()})
-        ours, stock = (
-            [statistics.median(batch[name] for batch in each) for name in exact[0]] for each in errors.values()
-        )
-        assert 1 < factor * statistics.median(a / b for a, b in zip(stock, ours)) < 1000
+        ours, stock = ([min(batch[name] for batch in each) for name in exact[0]] for each in errors.values())
+        assert 1 < 2 * statistics.median(a / b for a, b in zip(stock, ours)) < 1000
