@@ -92,9 +92,11 @@ def train_model(run, signals, train, validation, path: Path, record: dict, origi
     """Train on the places `train` of `signals`, and write the checkpoint `path`."""
 
     masks = masking(args, run.data.manifest["rate"], signals.points)
+    # An earlier call may have measured them, and said so in its log.
     done = loop.read_log(path.with_suffix(".jsonl"), 1) if path.exists() and not args.fresh else []
-    # An earlier call has measured them and said so in its log.
-    to_beat = json.loads(done[0])["to_beat"] if done else mvp_baselines.baselines(signals, train, validation, masks, args)
+    to_beat = (
+        json.loads(done[0])["to_beat"] if done else mvp_baselines.baselines(signals, train, validation, masks, args)
+    )
     shown = [f"{to_beat[name]:.4f} by {words}" for name, words in mvp_baselines.NAMES.items()]
     print(f"validation loss to beat: {', '.join(shown)}", flush=True)
 

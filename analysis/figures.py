@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from paper import MODALITIES
-from protocol.records import Model
+from protocol.records import TO_BEAT, WATCHED, Model
 from protocol.segments import Segments
 
 WIDTH = 3.5  # inches
@@ -151,7 +151,7 @@ def draw_segment(data: Segments, row: int, target: str, said: dict[Model, tuple[
 
 
 @matplotlib.rc_context(STYLE)
-def draw_losses(models: dict[str, dict[int, np.ndarray]], training_name: str) -> Figure:
+def draw_losses(models: dict[str, dict[int, list[dict]]], training_name: str) -> Figure:
     """Losses of one training: each fold thin, the mean of all folds thick, up to the epoch that all have reached; of a
     pre-training also the losses to beat, means over folds.
 
@@ -172,7 +172,7 @@ def draw_losses(models: dict[str, dict[int, np.ndarray]], training_name: str) ->
             mean = np.mean([losses[: len(epochs)] for losses in of_folds], axis=0)
             axes.plot(epochs, mean, label=name, color=color, linestyle=line, **style)
         if training_name == "pretrain":
-            for name, line in (("zero", "-"), ("line", "--"), ("linear", ":")):
+            for name, line in zip(TO_BEAT, ("-", "--", ":")):
                 level = np.mean([lines[-1]["to_beat"][name] for lines in by_fold.values()])
                 axes.axhline(level, color=GREY, linewidth=0.8, linestyle=line, label=f"to beat: {name}")
         axes.set_title(f"{model}, {len(by_fold)} fold{'s' * (len(by_fold) > 1)}")
@@ -194,7 +194,7 @@ def draw_watch(models: dict[str, dict[int, list[dict]]]) -> Figure:
     figure = Figure((WIDTH, 0.8 + 1.7 * len(models)), layout="constrained")
     for axes, (model, by_fold) in zip(figure.subplots(len(models), 1, squeeze=False)[:, 0], models.items()):
         epochs = np.arange(1, min(map(len, by_fold.values())) + 1)
-        for number, name in enumerate(next(iter(by_fold.values()))[0]["watch"]):
+        for number, name in enumerate(WATCHED):
             sizes = [[each["watch"][name] for each in lines[: len(epochs)]] for lines in by_fold.values()]
             color, line = (BLACK, BLUE, VERMILLION)[number % 3], ("-", "--", ":")[number // 3]
             axes.plot(epochs, np.mean(sizes, axis=0), color=color, linestyle=line, label=name.replace("_", " "))

@@ -73,15 +73,6 @@ def read(folders: list[Path], same_people: bool) -> tuple[list[dict], dict[str, 
     return models, {target: float(np.mean(found)) for target, found in sizes.items()}
 
 
-def in_both(random: np.ndarray, trained: np.ndarray) -> list[np.ndarray]:
-    """The predictions of two models in the folds that both have; ValueError where they are of other segments."""
-    common = np.intersect1d(random["fold"], trained["fold"])
-    both = [np.sort(each[np.isin(each["fold"], common)], order=["fold", "segment"]) for each in (random, trained)]
-    if not len(common) or not np.array_equal(*(each[["fold", "segment", "label"]] for each in both)):
-        raise ValueError("expected both models to predict the same segments of some folds, found others")
-    return both
-
-
 def cells(pair: tuple, score: str, ratio: float, flags: argparse.Namespace) -> list[str]:
     """One line of the table; pair: the predictions of the model without and of that with pre-training, run by run.
 
@@ -126,7 +117,11 @@ def run(flags: argparse.Namespace) -> None:
     print("| | score | random (each run) | pre-trained (each run) | difference [people] | P corrected | P people |")
     print("|---|---|---|---|---|---|---|")
     for model, target in tqdm(pairs, unit="model", disable=None, leave=False):
-        pair = list(zip(*(in_both(own[without(model)][target], own[model][target]) for own in models)))
+        pair = list(zip(*(scores.paired(own[without(model)][target], own[model][target]) for own in models)))
+        if not all(len(each) for each in pair[0]):
+            raise ValueError(
+                f"--run: no fold that both {model.label} and {without(model).label} predict; run finetune.py"
+            )
         for score in SHOWN:
             line = [f"{model.label}, {target}", HEADS[score], *cells(pair, score, ratios[target], flags)]
             tqdm.write(f"| {' | '.join(line)} |")

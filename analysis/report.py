@@ -12,11 +12,9 @@ from analysis import figures, tables
 from analysis.compared import Evaluated
 from analysis.reading import PRIORS
 from common.files import write_atomically
-from protocol.records import Model
+from protocol.records import TO_BEAT, WATCHED, Model
 from protocol.run import Run
 
-# Of training/watch.py, which is not imported: the report needs no torch.
-WATCHED = ("q", "k", "v", "out", "ffn", "cnn", "cls", "cls_output", "mean_token")
 OVERVIEW, SEGMENTS, LOSSES = "Macro F1 of every model", "Segments and what the models said", "Losses"
 CSS = """
 :root { color-scheme: light dark }
@@ -61,7 +59,7 @@ def read_logs(run: Run) -> dict[str, dict[str, dict[int, list[dict]]]]:
 def read_log(path: Path) -> list[dict]:
     """The lines of one log; ValueError where one is not one that a training wrote."""
     keys, lines = ("epoch", "train_loss", "validation_loss"), []
-    more = {"to_beat": ("zero", "line", "linear"), "watch": WATCHED} if path.name == "pretrain.jsonl" else {}
+    more = {"to_beat": TO_BEAT, "watch": WATCHED} if path.name == "pretrain.jsonl" else {}
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
             content = json.loads(line)

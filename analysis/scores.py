@@ -350,6 +350,16 @@ def summarise(predictions: np.ndarray, n_folds: int, ratio: float, resamples: in
     return summary
 
 
+def paired(first: np.ndarray, second: np.ndarray) -> list[np.ndarray]:
+    """The predictions of two models in the folds that both have, in one order; ValueError where they are of other
+    segments."""
+    common = np.intersect1d(first["fold"], second["fold"])
+    both = [np.sort(each[np.isin(each["fold"], common)], order=["fold", "segment"]) for each in (first, second)]
+    if not np.array_equal(*(each[["fold", "segment", "label"]] for each in both)):
+        raise ValueError("expected predictions of the same segments in the same folds, found others")
+    return both
+
+
 def compare(
     first: np.ndarray, second: np.ndarray, score: str, ratio: float, resamples: int, permutations: int, seed: int
 ) -> dict:
@@ -358,11 +368,8 @@ def compare(
 
     Raises ValueError where the two do not predict the same segments in a fold.
     """
-    common = np.intersect1d(first["fold"], second["fold"])
-    first, second = (each[np.isin(each["fold"], common)] for each in (first, second))
-    first, second = (np.sort(each, order=["fold", "segment"]) for each in (first, second))
-    if not np.array_equal(first[["fold", "segment", "label"]], second[["fold", "segment", "label"]]):
-        raise ValueError("expected predictions of the same segments in the same folds, found others")
+    first, second = paired(first, second)
+    common = np.unique(first["fold"])
     differences = by_fold(first, score) - by_fold(second, score)
     common, differences = common[np.isfinite(differences)], differences[np.isfinite(differences)]
     first, second = (each[np.isin(each["fold"], common)] for each in (first, second))

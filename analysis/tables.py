@@ -136,7 +136,7 @@ def drawn_tests(evaluated: Evaluated, title: str, found: list[dict]) -> dict:
     notes = [
         "Difference [low, high by drawing subjects]. Two-tailed P, Holm's over the lines of this table: paired t over "
         "folds (the paper's, assumed; too small, for folds share data), corrected t, exchange of the two models within "
-        "subjects. Better or worse: by both of the last two.",
+        "subjects.",
         DETECTABLE,
         COVERAGE,
     ]

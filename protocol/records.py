@@ -30,6 +30,10 @@ HASHED = {  # how a difference in what is kept as a hash is called
     "extra_sha256": "was pre-trained with other sets as --extra",
     "tested_sha256": "was made on another set of that name, or on this one prepared otherwise",
 }
+# What each line of a pre-training's log holds besides its losses: what is to be beaten (training/mvp_baselines.py), and
+# the sizes of weights and the spread of outputs (training/watch.py).
+TO_BEAT = ("zero", "line", "linear")
+WATCHED = ("q", "k", "v", "out", "ffn", "cnn", "cls", "cls_output", "mean_token")
 RECORD_KEYS = {"fold": int, "target": str, "parents": dict, "flags": dict, "predictions_sha256": str}
 MAY_CHANGE = ("checkpoint_sha256", "tested_data", "versions")  # a change in these writes predictions again, or nothing
 

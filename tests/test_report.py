@@ -19,7 +19,7 @@ from sklearn.metrics import f1_score
 from analysis import compared, figures, report
 from prepared import POINTS, predicted, write_set
 from protocol import folds
-from protocol.records import PREDICTION_DTYPE, Model
+from protocol.records import PREDICTION_DTYPE, WATCHED, Model
 from protocol.run import SETTINGS, Run, open_run
 from protocol.segments import Segments
 from training import watch
@@ -287,8 +287,7 @@ def test_no_text_collides_in_the_first_picture(targets, models, papers):
 @pytest.mark.parametrize("epochs, number, scale", [(1, 1, 1.0), (2, 3, 1e-4), (100, 10, 2e5), (500, 20, 1.0)])
 def test_no_text_collides_in_pictures_of_losses(epochs, number, scale):
     random = np.random.default_rng(3)
-    watched = *"qkv", *watch.GROUPS, *watch.OUTPUTS
-    assert report.WATCHED == watched
+    assert WATCHED == (*"qkv", *watch.GROUPS, *watch.OUTPUTS)
     lines = {
         fold: [
             {
@@ -298,7 +297,7 @@ def test_no_text_collides_in_pictures_of_losses(epochs, number, scale):
                     "validation_loss": random.random() * scale,
                 },
                 "to_beat": {"zero": scale, "line": 1.4 * scale, "linear": 0.6 * scale},
-                "watch": {name: random.random() for name in watched},
+                "watch": {name: random.random() for name in WATCHED},
             }
             for epoch in range(epochs)
         ]

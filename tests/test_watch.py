@@ -120,7 +120,7 @@ def test_a_checkpoint_whose_watch_is_damaged_ends_in_one_line(work, key):
     state["epoch"], state["watch"][key] = 1, {}
     torch.save(state, path)
     finished = call(*flags, cwd=work)
-    assert finished.returncode == 2 and "pretrain.pt: expected what the watch kept of cls" in finished.stderr
+    assert finished.returncode == 2 and "pretrain.pt: expected what the watch kept of q" in finished.stderr
 
 
 def test_a_network_of_hyperparameters_that_is_not_the_pretrained_one_is_refused(work):

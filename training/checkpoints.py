@@ -43,7 +43,8 @@ def load(path: Path, needed_for: str) -> dict:
         raise ValueError(f"{path}: not a checkpoint that can be loaded ({reason[:120]}); write it again with --fresh")
     for key, kind in KEYS.items():
         if not isinstance(state, dict) or not isinstance(state.get(key), kind):
-            older = " (an older version wrote it)" if isinstance(state, dict) and {"identity", "model"} & set(state) else ""
+            ours = isinstance(state, dict) and "model" in state
+            older = " (an older version wrote it)" if ours else ""
             raise ValueError(f"{path}: expected a checkpoint with {key}, found none{older}; {FRESH}")
     named = all(
         isinstance(each, list) and all(isinstance(name, str) for name in each) for each in state["channels"].values()

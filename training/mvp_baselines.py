@@ -6,14 +6,12 @@ All are measured on the validation segments, under the masks of the validation l
 import numpy as np
 from tqdm import tqdm
 
+from protocol.records import TO_BEAT
 from protocol.segments import SignalRows
 from training import loop
 
-NAMES = {
-    "zero": "zero",
-    "line": "a straight line across each span",
-    "linear": "the best linear prediction from the unmasked points",
-}
+WORDS = ("zero", "a straight line across each span", "the best linear prediction from the unmasked points")
+NAMES = dict(zip(TO_BEAT, WORDS))
 TRAINING_SEGMENTS, VALIDATION_SEGMENTS = 2000, 1000  # at most, at equal distances, for the linear prediction
 JITTER = 1e-6  # of the variance, for equations that a band-limited signal leaves nearly singular
 

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from protocol.records import WATCHED
 from protocol.segments import SignalRows
 from training import machine
 from training.checkpoints import FRESH
+from training.mvp_baselines import spaced
 
 SEGMENTS = 128  # of validation, that outputs are compared over
 FAINT = 0.1  # of the start: below it, something is spoken of
@@ -23,7 +25,7 @@ GROUPS = {  # group -> whether a weight belongs to it; q, k and v are thirds of 
     "cnn": lambda name: name.startswith("encoder.convolutions") and name.endswith("weight"),
     "cls": lambda name: name == "cls",
 }
-OUTPUTS = ("cls_output", "mean_token")
+OUTPUTS = WATCHED[-2:]
 
 
 class Watch:
@@ -35,8 +37,8 @@ class Watch:
     def __init__(self, model, signals: SignalRows, validation: np.ndarray, args):
         """validation: places of `signals`, of which SEGMENTS at equal distances are looked at."""
         self.model, self.args, self.state = model, args, {}
-        chosen = np.linspace(0, len(validation) - 1, min(SEGMENTS, len(validation))).astype(int)
-        self.batches = [signals.batch(places) for places in np.array_split(validation[chosen], -(-len(chosen) // 16))]
+        chosen = spaced(validation, SEGMENTS)
+        self.batches = [signals.batch(places) for places in np.array_split(chosen, -(-len(chosen) // 16))]
 
     @torch.no_grad()
     def look(self) -> dict[str, float]:
@@ -58,13 +60,12 @@ class Watch:
 
     def begin(self) -> None:
         """Take the values before the first step as those that later ones are compared with."""
-        self.state = {"start": self.look(), "low": dict.fromkeys((*"qkv", *GROUPS, *OUTPUTS), 0)}
+        self.state = {"start": self.look(), "low": dict.fromkeys(WATCHED, 0)}
 
     def take_up(self, path: Path, state: dict) -> None:
         """Go on from the state in the checkpoint `path`; ValueError where it is none."""
-        names = {*"qkv", *GROUPS, *OUTPUTS}
-        if any(set(state.get(key, ())) != names for key in ("start", "low")):
-            raise ValueError(f"{path}: expected what the watch kept of {' '.join(sorted(names))}, found another; {FRESH}")
+        if any(set(state.get(key, ())) != set(WATCHED) for key in ("start", "low")):
+            raise ValueError(f"{path}: expected what the watch kept of {' '.join(WATCHED)}, found another; {FRESH}")
         self.state = state
 
     def after_epoch(self) -> tuple[dict[str, float], str]:
@@ -77,7 +78,9 @@ class Watch:
         if not faint:
             return found, ""
         decay = f"--decay {self.args.decay} --weight-decay {self.args.weight_decay:g}"
-        cause = f"use --decay decoupled in place of {decay}" if self.args.decay == "coupled" else f"look at --lr, {decay}"
+        cause = (
+            f"use --decay decoupled in place of {decay}" if self.args.decay == "coupled" else f"look at --lr, {decay}"
+        )
         return found, f"below a tenth of the start: {', '.join(faint)} (RMS of weights, spread of outputs); {cause}"
 
 
