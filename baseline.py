@@ -4,17 +4,16 @@
     python baseline.py --run runs/paper --target arousal --fold 3
 
 The classical model is logistic regression on features of the prepared segments: band power and asymmetry of EEG, heart
-rate of ECG. It gives one prediction a segment. It writes runs/paper/classical-both/fold3/arousal.npy, and beside it the
-record arousal.json, with the features and what was chosen. Imputation, scaling, selection and choices see training rows
-alone, the same that the network's weights are fitted on; the validation part is not used.
+rate of ECG. It writes runs/paper/classical-both/fold3/arousal.npy, and beside it the record arousal.json, with the
+features and what was chosen. Imputation, scaling, selection and choices see training rows alone; validation is unused.
 
     python baseline.py --model amigos --raw ~/AMIGOS --run runs/people
 
-This is the baseline of AMIGOS (reference [6] of the paper). It computes features of whole trials from the files of
-AMIGOS, for it uses 14 channels of EEG and skin resistance. Gaussian naive Bayes learns from the features with the best
-Fisher scores, and the three modalities are fused by the mean of their probabilities (assumed). Each segment gets the
-probability of its trial. The run must leave one subject out: --split subject --n-folds <number of subjects> --threshold
-subject. Features are z-scored over all trials of a subject, also of the test subject, without labels (assumed).
+This is the baseline of AMIGOS (reference [6] of the paper), on features of whole trials from the files of AMIGOS: 14
+channels of EEG, ECG and skin resistance. Gaussian naive Bayes learns from the features with the best Fisher scores, and
+the three modalities are fused by the mean of their probabilities (assumed). Each segment gets the probability of its
+trial. The run must leave one subject out: --split subject --n-folds <number of subjects> --threshold subject. Features
+are z-scored over all trials of a subject, also of the test subject, without labels (assumed).
 """
 
 import argparse
@@ -37,14 +36,8 @@ from protocol.segments import SignalRows
 
 try:
     import sklearn
-    from sklearn.feature_selection import SelectKBest
-    from sklearn.impute import SimpleImputer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import log_loss
-    from sklearn.model_selection import GridSearchCV, GroupKFold
-    from sklearn.naive_bayes import GaussianNB
+    from sklearn import feature_selection, impute, linear_model, metrics, model_selection, naive_bayes, preprocessing
     from sklearn.pipeline import Pipeline
-    from sklearn.preprocessing import StandardScaler
 except ImportError:
     sklearn = Pipeline = None  # `main` says so
 
@@ -60,15 +53,11 @@ HYPERPARAMETERS = {"classical": ("regularisation", "inner_folds"), "amigos": ("n
 BATCH = 256  # segments whose features are computed at once
 
 
-# ---- flags ----------------------------------------------------------------------------------------------------------
-
-
 def parse() -> argparse.Namespace:
     parser = script.Parser(__doc__)
     add = parser.add_argument
     add("--model", choices=HYPERPARAMETERS, default="classical", help="default: %(default)s (assumed)")
-    all_rated = "what to recognise (default: all that are rated; paper 3.2.2)"
-    add("--target", nargs="+", choices=paper.TARGETS, help=all_rated)
+    add("--target", nargs="+", choices=paper.TARGETS, help="(default: all that are rated; paper 3.2.2)")
     whole = script.positive(int, zero=True)
     add("--fold", nargs="+", type=whole, metavar="K", help="test folds, counted from 0 (default: all; paper 5)")
     add("--raw", type=Path, metavar="DIR", help="folder with the files of AMIGOS, for --model amigos")
@@ -100,83 +89,62 @@ def possible_models(args: argparse.Namespace, run: runs.Run) -> list[records.Mod
     modalities = list(AMIGOS_FEATURES)
     if args.model == "classical":
         modalities = [name for name in features.FEATURES if name in run.data.signals]
-        for name in run.data.signals:
-            if name not in modalities:
-                label = paper.MODALITIES[name].label
-                print(f"no classical features of {label}; left out, add them to analysis/features.py")
+        for name in (name for name in run.data.signals if name not in modalities):
+            label = paper.MODALITIES[name].label
+            print(f"no classical features of {label}; left out, add them to analysis/features.py")
     groups = [[name] for name in modalities] + [modalities] * (len(modalities) > 1)
     return [records.model_of(args, args.model, group) for group in groups]
 
 
-def asked_targets(args: argparse.Namespace, run: runs.Run) -> list[str]:
-    """The targets of --target, or all that are rated."""
-    unrated = [target for target in paper.TARGETS if np.isnan(run.data.table[target]).all()]
-    if not args.target:
-        for target in unrated:
-            print(f"{run.data.folder}: nothing is rated for {target}; skipped")
-    return list(dict.fromkeys(args.target or [target for target in paper.TARGETS if target not in unrated]))
-
-
 def pending(args: argparse.Namespace, run: runs.Run, models: list[records.Model]) -> list[tuple]:
-    """What is still to be done, each (rows of train, validation and test; labels (n,) of all rows; model -> record).
-
-    One entry serves the models of one fold and target. All of it is known before anything is written, for any of it
-    may be impossible. Raises ValueError where earlier predictions are of other flags, data or folds.
-    """
+    """What is still to be done of one fold and target each: (rows of train, validation and test; labels (n,) of all
+    rows; model -> record). Raises ValueError where earlier predictions are of other flags, data or folds."""
     flags = {"baseline": {name: getattr(args, name) for name in HYPERPARAMETERS[args.model]}}
-    work = []
-    for target, fold in itertools.product(asked_targets(args, run), args.fold):
+    unrated = [target for target in paper.TARGETS if not args.target and np.isnan(run.data.table[target]).all()]
+    for target in unrated:
+        print(f"{run.data.folder}: nothing is rated for {target}; skipped")
+    targets, work = args.target or [target for target in paper.TARGETS if target not in unrated], []
+    for target, fold in itertools.product(dict.fromkeys(targets), args.fold):
         rows, labels = run.labelled(fold, target, records.model_of(args, args.model, ()))
-        wanted = {}
-        for model in models:
-            record = records.record_of(run, model, fold, target, rows, flags)
-            if not records.is_written(model.path(run.folder, fold, target, ".npy"), record, args.fresh):
-                wanted[model] = record
+        wanted = {model: records.record_of(run, model, fold, target, rows, flags) for model in models}
+        for model, record in list(wanted.items()):
+            if records.is_written(model.path(run.folder, fold, target, ".npy"), record, args.fresh):
+                del wanted[model]
         if wanted:
             work.append((rows, labels, wanted))
     return work
 
 
-# ---- choosing on training rows --------------------------------------------------------------------------------------
-
-
 def pipeline(*steps: tuple) -> Pipeline:
     """Imputation and scaling, then `steps`. Naive Bayes, too, needs scaled features: the variance that GaussianNB adds
     to each is a share of the largest."""
-    impute = SimpleImputer(strategy="median", keep_empty_features=True)
-    return Pipeline([("impute", impute), ("scale", StandardScaler()), *steps])
+    imputer = impute.SimpleImputer(strategy="median", keep_empty_features=True)
+    return Pipeline([("impute", imputer), ("scale", preprocessing.StandardScaler()), *steps])
 
 
 def choose(model: Pipeline, grid: dict, x: np.ndarray, y: np.ndarray, groups: np.ndarray, parts: int, score):
-    """Fit `model` (x (n, F), y (n,)) with the values of `grid` that score best over folds of whole `groups` (n,).
-
-    Returns the fitted model and the chosen values. Where no fold leaves both classes to train on, nothing can be
-    chosen and the first values are taken, which is said.
-    """
+    """Fit `model` (x (n, F), y (n,)) with the values of `grid` that score best over folds of whole `groups` (n,), or
+    with the first where no fold leaves both classes to train on; the fitted model and these values."""
     parts = min(parts, len(np.unique(groups)))
-    splits = list(GroupKFold(parts).split(x, y, groups)) if parts > 1 else []
+    splits = list(model_selection.GroupKFold(parts).split(x, y, groups)) if parts > 1 else []
     splits = [(train, test) for train, test in splits if len(np.unique(y[train])) == 2]
     first = {name: values[0] for name, values in grid.items()}
     if not splits:
         print(f"note: too few units in training to choose by; took {first}")
         return model.set_params(**first).fit(x, y), first
-    search = GridSearchCV(model, grid, cv=splits, scoring=score).fit(x, y)
+    search = model_selection.GridSearchCV(model, grid, cv=splits, scoring=score).fit(x, y)
     return search.best_estimator_, search.best_params_
 
 
 def negative_log_loss(model: Pipeline, x: np.ndarray, y: np.ndarray) -> float:
     """The score of a model on x (n, F) and labels y (n,): of both classes, also where `y` holds one."""
-    return -log_loss(y, model.predict_proba(x), labels=[0, 1])
-
-
-# ---- logistic regression on prepared segments -----------------------------------------------------------------------
+    return -metrics.log_loss(y, model.predict_proba(x), labels=[0, 1])
 
 
 def segment_features(run: runs.Run, rows: np.ndarray, modality: str) -> tuple[np.ndarray, list[str]]:
     """Features (len(rows), F) of the segments `rows`, and their F names."""
-    signals = SignalRows([(run.data, rows)], modality)
+    signals, found = SignalRows([(run.data, rows)], modality), []
     rate, channels = run.data.manifest["rate"], run.data.manifest["channels"][modality]
-    found, names = [], []
     batches = np.array_split(np.arange(len(rows)), -(-len(rows) // BATCH))
     for batch in tqdm(batches, desc=f"{modality} features", unit="batch", disable=None, leave=False):
         x, names = features.FEATURES[modality](signals.batch(batch).astype(float), rate, channels)
@@ -185,24 +153,18 @@ def segment_features(run: runs.Run, rows: np.ndarray, modality: str) -> tuple[np
 
 
 def logistic_regression(args, run: runs.Run, by_modality: dict, parts: dict, labels: np.ndarray, models) -> dict:
-    """Fit one model to each of `models` on one fold: model -> (probabilities of the test rows, what the record says)."""
-    unit, results = folds.units(run.data.table, run.settings["split"])[parts["train"]], {}
-    regression = pipeline(("regression", LogisticRegression(max_iter=1000)))
+    """Fit each of `models` on one fold: model -> (probabilities of the test rows, what the record says)."""
+    train, results = parts["train"], {}
+    unit = folds.units(run.data.table, run.settings["split"])[train]
+    regression = pipeline(("regression", linear_model.LogisticRegression(max_iter=1000)))
     grid = {"regression__C": args.regularisation}
     for model in models:
         x = np.concatenate([by_modality[name][0] for name in model.modalities], axis=1)
-        y = labels[parts["train"]]
-        fitted, chosen = choose(regression, grid, x[parts["train"]], y, unit, args.inner_folds, negative_log_loss)
-        found = {
-            "chosen": {"regularisation": chosen["regression__C"]},
-            "train_segments": len(y),
-            "features": [f"{name} {each}" for name in model.modalities for each in by_modality[name][1]],
-        }
+        fitted, best = choose(regression, grid, x[train], labels[train], unit, args.inner_folds, negative_log_loss)
+        found = {"chosen": {"regularisation": best["regression__C"]}, "train_segments": len(train)}
+        found["features"] = [f"{name} {each}" for name in model.modalities for each in by_modality[name][1]]
         results[model] = expit(fitted.decision_function(x[parts["test"]])), found
     return results
-
-
-# ---- the AMIGOS baseline --------------------------------------------------------------------------------------------
 
 
 def check_amigos(run: runs.Run) -> None:
@@ -210,10 +172,9 @@ def check_amigos(run: runs.Run) -> None:
     name, settings = run.data.manifest["dataset"], run.settings
     if name not in ("amigos", "simulated"):
         raise ValueError(f"{run.data.folder}: --model amigos expects the data set amigos or simulated, found {name}")
-    subjects = [np.unique(run.data.table["subject"][run.folds == fold]) for fold in range(settings["n_folds"])]
-    by_subject = settings["split"] == settings["threshold"] == "subject"
-    if not by_subject or {len(found) for found in subjects} != {1}:
-        rated = len(np.unique(run.data.table["subject"][run.folds >= 0]))
+    rated = len(np.unique(run.data.table["subject"][run.folds >= 0]))
+    # Of as many folds as subjects, whole, none is empty, so that each has one.
+    if not (settings["split"] == settings["threshold"] == "subject" and settings["n_folds"] == rated):
         raise ValueError(
             f"{run.folder}: --model amigos leaves one subject out and expects a run with --split subject --n-folds "
             f"{rated} --threshold subject; use another --run"
@@ -222,11 +183,8 @@ def check_amigos(run: runs.Run) -> None:
 
 def read_trials(raw: Path, manifest: dict, trials: list[tuple]) -> dict[str, tuple[np.ndarray, list[str]]]:
     """Read whole trials, each (subject, trial), from the files of AMIGOS below `raw`: modality -> features (trials, F),
-    NaN where a signal holds NaN, and their F names.
-
-    manifest: that of the prepared set. Raises FileNotFoundError or ValueError where a file or a trial is missing, or is
-    not the one prepared.
-    """
+    z-scored by subject, NaN where a signal holds NaN, and their F names. Raises FileNotFoundError or ValueError where a
+    file or a trial is missing, or is not the one in `manifest`, that of the prepared set."""
     place = {trial: number for number, trial in enumerate(trials)}
     paths = {path.name: path for path in amigos.sources(raw)}
     found, names = {name: [None] * len(trials) for name in AMIGOS_FEATURES}, {}
@@ -251,27 +209,20 @@ def read_trials(raw: Path, manifest: dict, trials: list[tuple]) -> dict[str, tup
                 raise ValueError(f"{path}: video {video}: {error}")
     if place:
         raise ValueError(f"{raw}: trial {' '.join(min(place))}, which was prepared, is missing; prepare the data again")
-    return {name: (np.stack(each), names[name]) for name, each in found.items()}
+    found = {name: (np.stack(each), names[name]) for name, each in found.items()}
+    subjects = np.array([subject for subject, _ in trials])
+    for subject, (x, _) in itertools.product(np.unique(subjects), found.values()):
+        x[subjects == subject] = features.z_score(x[subjects == subject])
+    return found
 
 
-def trial_features(raw: Path, run: runs.Run, rows: np.ndarray) -> dict[str, tuple[np.ndarray, list[str]]]:
-    """Features of whole trials, z-scored by subject: modality -> features (len(rows), F) of the trial of each segment
-    in `rows`, and their F names."""
-    keys, place = np.unique(run.data.table[["subject", "trial"]][rows], return_inverse=True)
-    found = read_trials(raw, run.data.manifest, [tuple(key) for key in keys.tolist()])
-    for x, _ in found.values():
-        for subject in np.unique(keys["subject"]):
-            own = keys["subject"] == subject
-            x[own] = features.z_score(x[own])
-    return {name: (x[place.reshape(-1)], names) for name, (x, names) in found.items()}
-
-
-def naive_bayes(args, run: runs.Run, by_modality: dict, parts: dict, labels: np.ndarray, models) -> dict:
+def bayes_of_trials(args, run: runs.Run, by_modality: dict, parts: dict, labels: np.ndarray, models) -> dict:
     """Do what `logistic_regression` does, by Gaussian naive Bayes, on one segment of each training trial."""
     table = run.data.table
     _, first = np.unique(table[["subject", "trial"]][parts["train"]], return_index=True)
     rows, probability, chosen = parts["train"][first], {}, {}
-    bayes = pipeline(("select", SelectKBest(features.fisher_score)), ("bayes", GaussianNB()))
+    select = feature_selection.SelectKBest(features.fisher_score)
+    bayes = pipeline(("select", select), ("bayes", naive_bayes.GaussianNB()))
     # Each modality alone, once, whether its model is asked for or is a part of the fused one.
     for name in dict.fromkeys(name for model in models for name in model.modalities):
         x, names = by_modality[name]
@@ -287,14 +238,13 @@ def naive_bayes(args, run: runs.Run, by_modality: dict, parts: dict, labels: np.
     return results
 
 
-# ---- the script -----------------------------------------------------------------------------------------------------
-
-
 def features_of_tested(args: argparse.Namespace, run: runs.Run, modalities: list[str]) -> dict[str, tuple]:
-    """Features (n, F) of all segments, NaN but for those that are tested in some fold, and their F names, by modality."""
+    """Features (n, F) of all segments, NaN but for those that some fold tests, and their F names, by modality."""
     rows = np.flatnonzero(run.folds >= 0)
     if args.model == "amigos":
-        found = trial_features(args.raw, run, rows)
+        keys, place = np.unique(run.data.table[["subject", "trial"]][rows], return_inverse=True)
+        found = read_trials(args.raw, run.data.manifest, [tuple(key) for key in keys.tolist()])
+        found = {name: (x[place.reshape(-1)], names) for name, (x, names) in found.items()}
     else:
         found = {name: segment_features(run, rows, name) for name in modalities}
     for name, (x, names) in found.items():
@@ -317,7 +267,7 @@ def main() -> None:
     if not work:
         return
     by_modality = features_of_tested(args, run, models[-1].modalities)
-    learn = naive_bayes if args.model == "amigos" else logistic_regression
+    learn = bayes_of_trials if args.model == "amigos" else logistic_regression
     run.start()
     versions = {**records.versions(), "scipy": scipy.__version__, "scikit-learn": sklearn.__version__}
     for parts, labels, wanted in tqdm(work, unit="fold", disable=None, leave=False):

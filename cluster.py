@@ -2,15 +2,14 @@
 
     python cluster.py --run runs/paper --address auto
 
-This does what reproduce.sh does one by one, as far as machines and GPUs allow (flags such as --eeg-extra give the
-further sets for pre-training). A cell of the grid, say eeg/fold3/arousal-random, is one call of a stage, here of
-finetune.py. Fine-tuning waits for its pre-training, and fusion for the models that it fuses. A cell that is done says
-so and is skipped. A cell whose worker or node died is tried again on another, from its checkpoint. Where a cell fails
-for good, the cells that need it are left out, and the others go on (exit code 1).
+This does what reproduce.sh does one by one (flags such as --eeg-extra give the further sets for pre-training). A cell
+of the grid, say eeg/fold3/arousal-random, is one call of a stage, here of finetune.py, which waits for the cells that
+it needs. A cell that is done says so and is skipped. A cell whose worker or node died is tried again on another, from
+its checkpoint. Where a cell fails for good, the cells that need it are left out, and the others go on (exit code 1).
 
-Without --address Ray is started on this machine. All nodes must see this folder, the data and the run under the same
-path, and have the same environment. What a cell prints, in all its attempts, is in <cell>.log, beside its checkpoint.
-With the same flags and --threads the predictions are those of reproduce.sh in every bit.
+All nodes must see this folder, the data and the run under the same path, and have the same environment. What a cell
+prints, in all its attempts, is in <cell>.log, beside its checkpoint. With the same flags and --threads the predictions
+are those of reproduce.sh in every bit.
 """
 
 import argparse
@@ -52,9 +51,6 @@ class Cell:
     def needs(self) -> list[str]:
         """The names of the cells that must be done before."""
         return [replace(self, model=parent).name for parent in records.parents(self.model)]
-
-
-# ---- flags ----------------------------------------------------------------------------------------------------------
 
 
 def parse() -> argparse.Namespace:
@@ -101,18 +97,13 @@ def free_flags(flag: str, text: str) -> list[str]:
     return words
 
 
-# ---- the grid -------------------------------------------------------------------------------------------------------
-
-
 def grid(args: argparse.Namespace, modalities=tuple(paper.MODALITIES)) -> dict[str, Cell]:
-    """The cells by their names, each after the cells that it needs; fusion only where all that it fuses is among the
-    `modalities`."""
+    """The cells by name, each after those that it needs; fusion only where `modalities` has all that it fuses."""
     models = []
     if "pretrained" in args.inits:
         models += [("pretrain", records.pretraining(modality), None) for modality in modalities]
     for target, init in itertools.product(args.targets, args.inits):
-        networks = [records.Model("network", (modality,), init=init) for modality in modalities]
-        models += [("finetune", network, target) for network in networks]
+        models += [("finetune", records.Model("network", (name,), init=init), target) for name in modalities]
         if set(paper.FUSED) <= set(modalities):
             models.append(("fuse", records.Model("fusion", paper.FUSED, init=init), target))
     cells = [Cell(stage, model, target, fold, []) for fold in args.fold for stage, model, target in models]
@@ -148,9 +139,6 @@ def held_modalities(run: runs.Run) -> list[str]:
     return [name for name in paper.MODALITIES if name in run.data.signals]
 
 
-# ---- running it -----------------------------------------------------------------------------------------------------
-
-
 def run_cell(stage: str, flags: list[str], log: Path, threads: int, folder: str, *needed: tuple) -> tuple[str, str]:
     """Run a cell, inside a Ray worker; its (state, reason). Raises ChildProcessError where the stage was killed."""
     if any(state != "done" for state, _ in needed):
@@ -162,26 +150,20 @@ def run_cell(stage: str, flags: list[str], log: Path, threads: int, folder: str,
     return ("failed" if code else "done"), reason
 
 
-def submit(cells: dict[str, Cell], ray, args: argparse.Namespace) -> dict:
-    """Hand every cell to Ray, which starts it after the cells that it needs; Ray's reference -> cell."""
+def work_off(cells: dict[str, Cell], ray, args: argparse.Namespace) -> None:
+    """Hand every cell to Ray, which runs it after the cells that it needs, and print a line when it has ended."""
     gpus = dict.fromkeys(GPUS, 0)
     if args.gpus or ray.cluster_resources().get("GPU"):
         gpus = dict(zip(GPUS, args.gpus or GPUS.values()))
-    task, refs = ray.remote(run_cell), {}
+    again = {"max_retries": ray_stages.RETRIES, "retry_exceptions": [ChildProcessError]}
+    task, refs = ray.remote(num_cpus=args.threads, **again)(run_cell), {}
     for cell in cells.values():
         log = args.run / f"{cell.name}.log"
         log.unlink(missing_ok=True)
-        share = {"num_cpus": args.threads, "num_gpus": gpus[cell.stage]}
-        again = {"max_retries": ray_stages.RETRIES, "retry_exceptions": [ChildProcessError]}
         needed = [refs[name] for name in cell.needs]
-        cell_task = task.options(name=cell.name, **share, **again)
+        cell_task = task.options(name=cell.name, num_gpus=gpus[cell.stage])
         refs[cell.name] = cell_task.remote(cell.stage, cell.flags, log, args.threads, os.getcwd(), *needed)
-    return {ref: cells[name] for name, ref in refs.items()}
-
-
-def work_off(cells: dict[str, Cell], ray, args: argparse.Namespace) -> None:
-    """Run every cell, and print a line when it has ended."""
-    cell_of = submit(cells, ray, args)
+    cell_of = {ref: cells[name] for name, ref in refs.items()}
     while cell_of:
         (ref,), _ = ray.wait(list(cell_of))
         cell = cell_of.pop(ref)

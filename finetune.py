@@ -107,9 +107,8 @@ def train_model(run, rows, labels, pretrained: dict | None, path: Path, record: 
     if pretrained:
         trained.load_weights(model, pretrained_path(args), pretrained["model"], without="classifier.")
     model.to(device, dtype)
-    print(
-        f"{parameter_count(model.classifier if args.freeze else model):,} parameters, on {device} in {args.precision}"
-    )
+    count = parameter_count(model.classifier if args.freeze else model)
+    print(f"{count:,} parameters, on {device} in {args.precision}")
     if args.freeze:
         # Without a gradient, Adam leaves the weights that made these alone. They are standardised, so that the scale
         # of an encoder's output does not decide how fast its classifier learns.

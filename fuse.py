@@ -40,11 +40,8 @@ def parse() -> argparse.Namespace:
 
 
 def open_bases(run: runs.Run, model: records.Model, args: argparse.Namespace) -> list[trained.Trained]:
-    """The models whose features the fusion takes, all finished.
-
-    Raises FileNotFoundError or ValueError where one is missing, of another making, or of a pre-training that was
-    trained again since.
-    """
+    """The models whose features the fusion takes; FileNotFoundError or ValueError where one is missing, unfinished, of
+    another making, or of a pre-training that was trained again since."""
     bases = []
     for base in records.parents(model):
         path = base.path(args.run, args.fold, args.target, ".pt")
@@ -60,9 +57,8 @@ def main() -> None:
     args = parse()
     run = runs.open_run(args)
     if missing := [name for name in paper.FUSED if name not in run.data.signals]:
-        raise ValueError(
-            f"{run.data.folder}: holds no {missing[0]}, which a fusion of {' and '.join(paper.FUSED)} needs"
-        )
+        fused = " and ".join(paper.FUSED)
+        raise ValueError(f"{run.data.folder}: holds no {missing[0]}, which a fusion of {fused} needs")
     model = records.model_of(args, "fusion", paper.FUSED)
     rows, labels = run.labelled(args.fold, args.target, model)
     bases = open_bases(run, model, args)

@@ -28,11 +28,8 @@ from kernels.dropout import dropout
 
 
 class Selection(NamedTuple):
-    """A selection names the T tokens of a batch that the last layer computes, ordered by segment.
-
-    The heads read some tokens only, so the last layer leaves the others out. Segments may have different numbers of
-    selected tokens; where a tensor needs one number for all, it has M places a segment, and the last ones stay unused.
-    """
+    """A selection names the T tokens of a batch that the last layer computes, ordered by segment: those that the heads
+    read. Where a tensor needs one number of tokens for all segments, it has M places for each, the last ones unused."""
 
     tokens: Tensor  # (T,) int64: the index of each selected token among the B N tokens of the batch
     places: Tensor  # (T,) int64: its index among the B M places
@@ -40,8 +37,7 @@ class Selection(NamedTuple):
 
 
 class Encoder(nn.Module):
-    """The encoder is a 1D-CNN that keeps the length: (B, C, L) -> (B, L, D). Its stride is 1, and each convolution is
-    followed by a ReLU (paper 4.3).
+    """The encoder is a 1D-CNN of stride 1, each convolution with a ReLU (paper 4.3): (B, C, L) -> (B, L, D).
 
     Assumed: zero padding, and a layer norm over the channels after the first convolution and, with `output_norm`, at
     the end, so that the points and the positions that are added to them are of one size.
@@ -115,11 +111,8 @@ class TransformerLayer(nn.Module):
         return self.norm2(x + self.drop(self.linear2(widened), 3, seed, selection))
 
     def drop(self, x: Tensor, place: int, seed: Tensor | None, selection: Selection | None, relu=False) -> Tensor:
-        """Apply dropout to x, or with `relu` to its ReLU; place (1, 2 or 3) tells the dropouts of the layer apart.
-
-        PyTorch's dropout is slow on the CPU. There the mask comes from the hashes of kernels/attention.py, as a
-        function of the seed, the place, the token and the feature.
-        """
+        """Apply dropout to x, or with `relu` to its ReLU; place (1, 2 or 3) tells the dropouts of the layer apart. On
+        the CPU, where PyTorch's is slow, the mask comes from the hashes of kernels/attention.py."""
         if x.device.type != "cpu" or not self.training or self.dropout == 0.0:
             return F.dropout(x.relu() if relu else x, self.dropout, self.training)
         # The seeds of the places and of the attention are 2^61 apart, so that their masks differ.
@@ -241,9 +234,8 @@ class SingleModalityModel(nn.Module):
     ) -> Tensor:
         """Return the mean squared error of `reconstruct` over the masked points and all channels (assumed), a scalar.
 
-        The last layer and the predictor compute the masked points and few others. mask (B, L) bool may stay on the
-        CPU: counting its points there does not wait for a GPU. count: the number of masked points by which the sum is
-        divided; by default that of `mask`. It differs where these segments are one process's share of a batch.
+        mask (B, L) bool may stay on the CPU: counting its points there does not wait for a GPU. count: by how many
+        masked points the sum is divided; another number than that of `mask` where these are a share of a batch.
         """
         selection = masked_tokens(mask)
         points = selection.tokens - selection.tokens // (mask.shape[1] + 1) - 1  # (T,) indices among the B L points
@@ -301,22 +293,16 @@ def sinusoidal_positions(tokens: int, hidden: int) -> Tensor:
 
 
 def sample_mask(batch: int, points: int, probability: float, span: int, generator: torch.Generator) -> Tensor:
-    """Draw a mask (B, L) bool on the CPU. Each point starts, with `probability`, a masked span of `span` points.
-
-    Spans may overlap, and they end with the segment. One mask serves all channels (paper 3.3); probability and span
-    are assumed.
-    """
+    """Draw a mask (B, L) bool on the CPU, for all channels (paper 3.3). Each point starts, with `probability`, a masked
+    span of `span` points (both assumed). Spans may overlap, and they end with the segment."""
     starts = torch.rand(batch, points, generator=generator) < probability
     started = F.pad(starts.cumsum(1), (span, 0))
     return started[:, span:] > started[:, :-span]  # true where a span started at one of the last `span` points
 
 
 def masked_tokens(mask: Tensor) -> Selection:
-    """Select the tokens of the masked points of mask (B, L) bool, and few others.
-
-    Each segment gets others until its count is a multiple of 32. So the same shapes come again and again, and PyTorch
-    need not compile its bfloat16 products anew.
-    """
+    """Select the tokens of the masked points of mask (B, L) bool, and others until the count of each segment is a
+    multiple of 32: the same shapes come again, and PyTorch need not compile its bfloat16 products anew."""
     batch, points = mask.shape
     counts = (mask.sum(dim=1, keepdim=True).clamp(min=1) + 31) // 32 * 32
     order = mask.byte().argsort(dim=1, descending=True, stable=True)[:, : int(counts.max())]

@@ -16,24 +16,16 @@ class Modality:
     low: float  # Hz, the band-pass of its signals
     high: float  # Hz
     fused: bool  # whether fuse.py takes the features of its model
+    unit: str = ""  # of its signals before they are z-scored
     flags: dict[str, dict] = field(default_factory=dict)  # stage -> flag -> value
 
 
 # 4.1: the ten EEG channels that AMIGOS shares with the pre-training sets, in the paper's order; one ECG channel, of the
 # left arm. 4.1.2: the band-pass. 3.4: both are fused. Where the ECG differs from STAGES, its numbers are assumed.
+ECG_FLAGS = {"pretrain": {"lr": 1e-3}, "finetune": {"classifier_hidden": [1024, 512], "classifier_dropout": 0.3}}
 MODALITIES = {
-    "eeg": Modality("EEG", tuple("F7 F3 T7 P7 O1 O2 P8 T8 F4 F8".split()), low=0.8, high=50.0, fused=True),
-    "ecg": Modality(
-        "ECG",
-        ("ECG",),
-        low=0.8,
-        high=50.0,
-        fused=True,
-        flags={
-            "pretrain": {"lr": 1e-3},
-            "finetune": {"classifier_hidden": [1024, 512], "classifier_dropout": 0.3},
-        },
-    ),
+    "eeg": Modality("EEG", tuple("F7 F3 T7 P7 O1 O2 P8 T8 F4 F8".split()), low=0.8, high=50.0, fused=True, unit="uV"),
+    "ecg": Modality("ECG", ("ECG",), low=0.8, high=50.0, fused=True, unit="mV", flags=ECG_FLAGS),
 }
 FUSED = tuple(name for name, modality in MODALITIES.items() if modality.fused)
 
@@ -51,11 +43,7 @@ N_FOLDS = 10
 VALIDATION_PARTS = 9  # assumed: one ninth of what is left after the test fold
 
 # Below: flag -> (value, what it is, where it is said). A list means several values, a word one of CHOICES.
-CHOICES = {
-    "encoder_norm": ("output", "none"),
-    "decay": ("decoupled", "coupled"),
-    "pool": ("cls", "tokens"),
-}
+CHOICES = {"encoder_norm": ("output", "none"), "decay": ("decoupled", "coupled"), "pool": ("cls", "tokens")}
 NETWORK = {
     "cnn_kernels": ([65, 33, 17], "kernel sizes of the 1D-CNN, points", "paper 4.3; ECG assumed"),
     "cnn_channels": ([64, 128, 256], "channels of the 1D-CNN, the last the hidden size", "paper 4.3; ECG assumed"),
@@ -65,8 +53,7 @@ NETWORK = {
     "ffn": (1024, "width of the feed-forward layers", "assumed"),
     "dropout": (0.1, "dropout in the Transformer", "paper 4.3; ECG assumed"),
 }
-# Weights fit only a network of the same shape; dropout may change between stages.
-NETWORK_SHAPE = ("cnn_kernels", "cnn_channels", "encoder_norm", "layers", "heads", "ffn")
+NETWORK_SHAPE = tuple(name for name in NETWORK if name != "dropout")  # which weights fit; dropout may change
 
 MASKING = {
     "mask_probability": (0.0325, "probability that a masked span starts at a 1/128 s, at any rate", "assumed"),
@@ -81,10 +68,6 @@ ADAM = {
 # Adam, and neither norms nor biases (nor CLS, here). The other reading, an L2 term in the gradient, erases what has
 # weak gradients (docs/open-questions.md).
 DECAY = {"decay": ("decoupled", "L2 beside Adam, of matrices alone; or in the gradient, of all weights", "assumed")}
-STEP_DECAY = {
-    "lr_factor": (0.65, "the learning rate is multiplied by this ...", "paper 4.3; ECG assumed"),
-    "lr_every": (45, "... every so many epochs", "paper 4.3; ECG assumed"),
-}
 
 # The batch size is nowhere given. 64 is a common one.
 PRETRAIN = {
@@ -108,7 +91,8 @@ FINETUNE = {
     "epochs": (100, "epochs", "paper 4.3; ECG assumed"),
     "batch_size": (64, "segments a step", "assumed"),
     "lr": (1e-4, "learning rate of the first epochs", "paper 4.3; ECG assumed"),
-    **STEP_DECAY,
+    "lr_factor": (0.65, "the learning rate is multiplied by this ...", "paper 4.3; ECG assumed"),
+    "lr_every": (45, "... every so many epochs", "paper 4.3; ECG assumed"),
     "weight_decay": (1e-5, "L2 weight decay", "paper 4.3; ECG assumed"),
     **DECAY,
     **ADAM,

@@ -42,27 +42,15 @@ def parse() -> argparse.Namespace:
     return args
 
 
-def load(path: Path) -> trained.Trained:
-    """A model whose training is finished; ValueError where it is none of finetune.py or fuse.py."""
-    path = path.absolute()
-    found = trained.open_trained(path, path.parents[2], "train one with finetune.py or fuse.py")
-    if found.model.family == "pretraining":
-        raise ValueError(f"{path}: expected a model of finetune.py or fuse.py, found one of pretrain.py")
-    return found
-
-
 def chosen_rows(args: argparse.Namespace, data: Segments) -> np.ndarray:
     """The rows of segments.npy to predict."""
     if not args.rows:
         return np.arange(len(data.table))
     advice = "give a prediction file of finetune.py or fuse.py"
     rows = records.read_predictions(args.rows, advice)["segment"]
-    if len(rows) == 0:
-        raise ValueError(f"{args.rows}: expected a prediction or more, found none; {advice}")
-    if rows.min() < 0 or rows.max() >= len(data.table):
-        raise ValueError(
-            f"{args.rows}: expected segments 0 to {len(data.table) - 1}, found {rows.min()} to {rows.max()}"
-        )
+    last, found = len(data.table) - 1, f"{rows.min()} to {rows.max()}" if len(rows) else "none"
+    if not len(rows) or rows.min() < 0 or rows.max() > last:
+        raise ValueError(f"{args.rows}: expected segments 0 to {last}, found {found}; {advice}")
     return rows
 
 
@@ -78,8 +66,13 @@ def apply(model: trained.Trained, data: Segments, rows: np.ndarray, args: argpar
 
 
 def open_models(args: argparse.Namespace, data: Segments) -> tuple[list[trained.Trained], str]:
-    """The models of --model and their one target; ValueError where they do not fit each other or the data."""
-    models = [load(path) for path in args.model]
+    """The models of --model and their one target; ValueError where they do not fit each other or the data, or are none
+    of finetune.py or fuse.py."""
+    paths, maker = [path.absolute() for path in args.model], "finetune.py or fuse.py"
+    models = [trained.open_trained(path, path.parents[2], f"train one with {maker}") for path in paths]
+    for model in models:
+        if model.model.family == "pretraining":
+            raise ValueError(f"{model.path}: expected a model of {maker}, found one of pretrain.py")
     targets = sorted({model.state["record"]["target"] for model in models})
     if len(targets) > 1:
         raise ValueError(f"--model: expected models of one target, found {' and '.join(targets)}; call once for each")
@@ -87,9 +80,8 @@ def open_models(args: argparse.Namespace, data: Segments) -> tuple[list[trained.
         checkpoints.check_data(path, model.state, data)
         # What a model has learnt by heart does not say how good it is.
         if model.state["record"]["data_sha256"] == data_sha256(data) and not args.rows and not args.json:
-            print(
-                f"note: {data.folder} is what {path} was trained on; only its test fold (--rows) tells how good it is"
-            )
+            advice = "only its test fold (--rows) tells how good it is"
+            print(f"note: {data.folder} is what {path} was trained on; {advice}")
     return models, targets[0]
 
 
@@ -109,11 +101,10 @@ def main() -> None:
         files.append(args.out / f"{name}.npy")
         write_atomically(files[-1], lambda file: np.save(file, outputs[-1]))
     # The mean over the models, and how far they differ.
-    probability = np.stack([output["probability"] for output in outputs])
-    mean = np.empty(len(rows), MEAN_DTYPE)
-    mean["segment"], mean["probability"] = rows, probability.mean(axis=0, dtype=np.float64)
-    mean["spread"] = probability.std(axis=0, ddof=1, dtype=np.float64) if len(outputs) > 1 else np.nan
     if len(outputs) > 1:
+        probability, mean = np.stack([output["probability"] for output in outputs]), np.empty(len(rows), MEAN_DTYPE)
+        mean["segment"], mean["probability"] = rows, probability.mean(axis=0, dtype=np.float64)
+        mean["spread"] = probability.std(axis=0, ddof=1, dtype=np.float64)
         files.append(args.out / f"mean-{target}.npy")
         write_atomically(files[-1], lambda file: np.save(file, mean))
     if args.json:

@@ -15,7 +15,6 @@ import shutil
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -24,20 +23,17 @@ from tqdm import tqdm
 
 from common.files import sha256_of_file, write_json
 from common.script import Parser, positive, run, stop_if_printing, words
-from datasets import normalise_name, simulated
+from datasets import normalise_name, not_read, simulated
 from datasets.readers import READERS
 from paper import FILTER_ORDER, MODALITIES, RATE, SECONDS, TARGETS
 from preparing import check
-from preparing.cutting import finite
-from preparing.filters import EXTENSION, Moments, z_score
+from preparing.cutting import BLOCK
+from preparing.filters import EXTENSION
 from preparing.heart import BEATS_TO_HZ
-from preparing.workers import collect, cut_file, map_files, new_folder
+from preparing.workers import collect, cut_file, map_files, new_folder, scaled
 from protocol.segments import SEGMENT_DTYPE, SegmentWriter, open_segments, read_manifest
 
 COHORT_FLAGS = ("subjects", "unrated_subjects", "videos", "seconds", "effect", "seed")
-
-
-# ---- flags ----------------------------------------------------------------------------------------------------------
 
 
 def parse_flags(argv=None) -> argparse.Namespace:
@@ -58,8 +54,13 @@ def parse_flags(argv=None) -> argparse.Namespace:
     names = {"nargs": "+", "type": normalise_name, "metavar": "NAME"}
     add("--channels", **names, help=f"of the EEG, in this order (default: {eeg}; paper 4.1)")
     add("--ecg-side", choices=("left", "right"), help="arm of the ECG, where a set has both (default: left; paper 4.1)")
-    add("--ecg-channel", metavar="NAME", help="what --dataset folder calls the ECG (default: ECG; assumed)")
+    ecg = "what --dataset folder calls the ECG; of several names the first in a file (default: ECG; assumed)"
+    add("--ecg-channel", nargs="+", metavar="NAME", help=ecg)
+    rename = "what the files call channels of the EEG, such as F7-X=F7 (default: what --channels says; assumed)"
+    add("--rename", nargs="+", metavar="OLD=NEW", help=rename)
     add("--drop-unusable-ecg", action="store_true", help="drop the recordings whose ECG shows no beats (assumed)")
+    scale = {"nargs": 2, "type": float, "metavar": ("LOW", "HIGH")}
+    add("--rating-scale", **scale, help="of the ratings of --dataset folder (default: 1 9; assumed)")
     add = parser.add_argument_group("filter").add_argument
     for end, which in (("low", "lower"), ("high", "upper")):
         own = ", ".join(f"{modality.label} {getattr(modality, end):g}" for modality in MODALITIES.values())
@@ -106,25 +107,34 @@ def resolve(flags) -> None:
         if modality not in reader.MODALITIES:
             raise ValueError(f"--modalities {modality}: {flags.dataset} holds {' and '.join(reader.MODALITIES)} alone")
     # Flags of one modality go with that modality.
-    for modality, names in (("eeg", ["channels"]), ("ecg", ["ecg_channel", "drop_unusable_ecg"])):
-        for name in names:
-            if getattr(flags, name) and modality not in flags.modalities:
-                flag = f"--{name.replace('_', '-')}"
-                raise ValueError(f"{flag}: the {modality.upper()} is not among the --modalities; leave the flag out")
-    if flags.ecg_channel and flags.dataset != "folder":
-        raise ValueError("--ecg-channel: only for the ECG of --dataset folder; leave the flag out")
+    for name, modality in (("channels", "eeg"), ("ecg_channel", "ecg"), ("drop_unusable_ecg", "ecg")):
+        if getattr(flags, name) and modality not in flags.modalities:
+            flag = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{flag}: the {modality.upper()} is not among the --modalities; leave the flag out")
+    # One name stands for all of them, as the readers take it.
+    flags.ecg_channel = "|".join(flags.ecg_channel) if flags.ecg_channel else None
+    for flag in ("ecg_channel", "rating_scale"):
+        if getattr(flags, flag) and flags.dataset != "folder":
+            raise ValueError(f"--{flag.replace('_', '-')}: only for --dataset folder; leave the flag out")
+    flags.rating_scale = flags.rating_scale or [1.0, 9.0]
+    if not -np.inf < flags.rating_scale[0] < flags.rating_scale[1] < np.inf:
+        raise ValueError(f"--rating-scale {words(flags.rating_scale)}: expected LOW below HIGH")
     if flags.ecg_side and not reader.ECG_SIDES:
         raise ValueError(f"--ecg-side {flags.ecg_side}: {flags.dataset} has no choice of ECGs; leave the flag out")
     if reader.ECG_SIDES and "ecg" in flags.modalities:
         flags.ecg_side = flags.ecg_side or "left"
     flags.channels = list(flags.channels or MODALITIES["eeg"].channels)
+    for pair in flags.rename or []:
+        old, _, new = pair.rpartition("=")
+        if not old or "eeg" not in flags.modalities or normalise_name(new) not in flags.channels:
+            raise ValueError(f"--rename {pair}: expected OLD=NEW, where NEW is one of the --channels of the EEG")
     if len(set(flags.channels)) < len(flags.channels):
         raise ValueError(f"--channels {' '.join(flags.channels)}: one is there twice; give each once")
     for end in ("low", "high"):
         given = getattr(flags, end)
         setattr(flags, end, {m: getattr(MODALITIES[m], end) if given is None else given for m in flags.modalities})
-    for modality in flags.modalities:
-        low, high = flags.low[modality], flags.high[modality]
+    for modality, low in flags.low.items():
+        high = flags.high[modality]
         if not low < high < flags.rate / 2:
             found = f"--low {low:g} --high {high:g} --rate {flags.rate}"
             raise ValueError(f"{found}: expected low < high < rate / 2 ({modality})")
@@ -135,23 +145,30 @@ def resolve(flags) -> None:
         raise ValueError(f"--seconds-per-segment {flags.seconds_per_segment:g}: no whole number of points")
 
 
+def names_in_files(flags, channels) -> dict:
+    """Return what the files call the channels of each modality, as `pick_channels` takes them."""
+    names = {modality: [[name] for name in own] for modality, own in channels.items()}
+    for old, _, new in (pair.rpartition("=") for pair in reversed(flags.rename or [])):
+        names["eeg"][channels["eeg"].index(normalise_name(new))].insert(0, old)
+    if flags.ecg_channel:
+        names["ecg"] = [[flags.ecg_channel]]
+    return {modality: ["|".join(each) for each in own] for modality, own in names.items()}
+
+
 def preprocessing_flags(flags, channels) -> dict:
     """Return everything that changes the numbers in the signal files."""
-    named = (
-        "ecg_side ecg_channel low high filter_order rate seconds_per_segment normalise drop_baseline "
-        "max_seconds_per_trial drop_unusable_ecg"
-    )
+    named = "ecg_side ecg_channel low high filter_order rate seconds_per_segment normalise drop_baseline"
     return {
         "modalities": list(channels),
         "channels": channels,
         "filter": "Butterworth, zero phase",
         "extension": EXTENSION,
         "resampling": "polyphase",
-        **{name: getattr(flags, name) for name in named.split()},
+        **{name: getattr(flags, name) for name in (*named.split(), "max_seconds_per_trial", "drop_unusable_ecg")},
+        # Not there where it is not given, as in sets that were prepared before there was such a flag.
+        **({"rename": flags.rename} if flags.rename else {}),
+        **({"rating_scale": flags.rating_scale} if [*flags.rating_scale] != [1, 9] else {}),
     }
-
-
-# ---- what there is already ------------------------------------------------------------------------------------------
 
 
 def already_done(folder, flags, channels, paths) -> bool:
@@ -190,9 +207,6 @@ def _said(value) -> str:
     return ", ".join(f"{m} {words(each)}" for m, each in value.items()) if isinstance(value, dict) else words(value)
 
 
-# ---- a new set ------------------------------------------------------------------------------------------------------
-
-
 def prepare(paths, read, flags, channels, folder) -> None:
     """Write a prepared set in place of `folder`; raise ValueError and OSError for what is wrong with files or flags."""
     if folder.exists() and any(folder.iterdir()):
@@ -212,40 +226,30 @@ def prepare(paths, read, flags, channels, folder) -> None:
         work = partial(cut_file, read=read, flags=flags, parts=parts)
         with closing(map_files(work, paths, flags.workers)) as entries:
             entries = tqdm(entries, total=len(paths), unit="file", desc=flags.name, disable=None)
-            recordings = collect(entries, flags.raw, manifest)
+            recordings = collect(entries, flags, manifest)
         write_segments(recordings, channels, flags, temporary, manifest)
+        manifest["not_read"] = not_read(flags.raw, paths)
         shutil.rmtree(parts)
         write_json(temporary / "manifest.json", manifest)
 
 
 def write_segments(recordings, channels, flags, folder, manifest) -> None:
-    """Write the signals and segments.npy, one subject after the other, and fill in what `manifest` says of them.
-
-    Raise ValueError where the recordings of a subject do not follow each other, and where nothing is left.
-    """
-    writers = {m: SegmentWriter(folder / f"{m}.npy", len(names), flags.points) for m, names in channels.items()}
+    """Write the signals and segments.npy, and fill in what `manifest` says of their number."""
     rows = []
-    for subject, group in groupby(recordings, key=lambda recording: recording["subject"]):
-        if subject in manifest["subjects"]:
-            raise ValueError(f"subject {subject} comes from files that do not follow each other; rename them")
-        group = list(group)
-        for recording in group:
-            ratings = [recording["ratings"].get(target, np.nan) for target in TARGETS]
-            names = (subject, recording["trial"], recording["video"])
-            rows += [(*names, start, *ratings) for start in recording["starts"]]
-        manifest["subjects"][subject] = {}
-        for modality, writer in writers.items():
-            # Mean and SD are those of all recordings of the subject, which must be known before the first is written.
-            total = Moments(len(channels[modality]))
-            for recording in group:
-                total.merge(recording["moments"][modality])
-            about = {"mean": total.mean.tolist(), "sd": total.sd().tolist(), "points": [total.points] * len(total.mean)}
-            manifest["subjects"][subject][modality] = about
-            write_subject(writer, group, modality, total, flags)
-    if not rows:
-        reasons = "; ".join(sorted({piece["reason"] for piece in manifest["dropped"]}))
-        raise ValueError(f"{flags.raw}: no segment is left ({reasons or 'every file is empty'})")
-    for writer in writers.values():
+    for recording in recordings:
+        ratings = [recording["ratings"].get(target, np.nan) for target in TARGETS]
+        names = [recording[key] for key in ("subject", "trial", "video")]
+        rows += [(*names, start, *ratings) for start in recording["starts"]]
+    for modality, names in channels.items():
+        writer, size = SegmentWriter(folder / f"{modality}.npy", len(names), flags.points), len(names) * flags.points
+        step = max(1, BLOCK // size)  # segments that are read at a time
+        for recording in recordings:
+            about = manifest["subjects"][recording["subject"]][modality]
+            (part, start), count = recording["part"][modality], len(recording["starts"])
+            for first in range(0, count, step):
+                values = np.fromfile(part, count=min(step, count - first) * size, offset=start + 8 * first * size)
+                segments = values.reshape(-1, len(names), flags.points)
+                writer.write(scaled(segments, recording, modality, about, flags))
         writer.close()
     table = np.array(rows, dtype=SEGMENT_DTYPE)
     np.save(folder / "segments.npy", table, allow_pickle=False)
@@ -255,21 +259,6 @@ def write_segments(recordings, channels, flags, folder, manifest) -> None:
         "segments": len(table),
         "hours": len(table) * flags.points / flags.rate / 3600,
     }
-
-
-def write_subject(writer, recordings, modality, total, flags) -> None:
-    """Write one modality of one subject, z-scored by `total`; raise ValueError where float32 cannot hold a value."""
-    mean, sd = total.mean[:, None], total.sd()[:, None]
-    for recording in recordings:
-        segments = np.fromfile(recording["part"] / modality).reshape(-1, len(mean), flags.points)
-        if flags.normalise == "subject":
-            segments = z_score(segments, mean, sd)
-        if not finite(segments).all():
-            raise ValueError(
-                f"{flags.raw}: subject {recording['subject']} has {modality} values too large or too small for "
-                f"float32 (SD {' '.join(f'{x:g}' for x in sd[:, 0])}); take the damaged files out"
-            )
-        writer.write(segments)
 
 
 def main() -> None:
@@ -287,11 +276,13 @@ def main() -> None:
         raise FileNotFoundError(f"{flags.raw}: no such folder; give the one with the recordings as --raw")
     paths = reader.sources(flags.raw)
     if not paths:
-        raise FileNotFoundError(f"{flags.raw}: no file of {flags.dataset} below it; --list says how they are called")
+        found = f"no file of {flags.dataset} below it ({not_read(flags.raw, []) or 'it is empty'})"
+        raise FileNotFoundError(f"{flags.raw}: {found}; --list says how they are called")
     folder = flags.out / flags.name
     channels = {m: flags.channels if m == "eeg" else list(MODALITIES[m].channels) for m in flags.modalities}
-    in_files = channels | {"ecg": [flags.ecg_channel]} if flags.ecg_channel else channels
-    read = partial(reader.read, channels=in_files, ecg_side=flags.ecg_side)
+    read = partial(reader.read, channels=names_in_files(flags, channels), ecg_side=flags.ecg_side)
+    if flags.dataset == "folder":
+        read = partial(read, scale=flags.rating_scale)
     try:
         if flags.check:
             check.check(paths, read, flags, channels)

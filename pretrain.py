@@ -4,7 +4,7 @@
 
 It writes runs/paper/eeg/fold3/pretrain.pt, and pretrain.jsonl with one line an epoch. The same command goes on where it
 stopped. It reads the whole of every --extra set, and of --data the fold's training units and the segments without a
-rating.
+rating. Of a --data set without any rating, it reads all but the validation units, which --fold chooses.
 """
 
 import argparse
@@ -29,9 +29,8 @@ def parse() -> argparse.Namespace:
     script.add_modality(parser)
     script.add_fold(parser)
     runs.add_flags(parser)
-    parser.add_argument(
-        "--extra", type=Path, nargs="*", default=[], metavar="DIR", help="further prepared data sets (paper 4.1.1)"
-    )
+    what = "further prepared data sets (paper 4.1.1)"
+    parser.add_argument("--extra", type=Path, nargs="*", default=[], metavar="DIR", help=what)
     script.add_hyperparameters(parser, "pretrain")
     loop.add_flags(parser)
     args = parser.parse_args()
@@ -44,13 +43,11 @@ def parse() -> argparse.Namespace:
 def masking(args, rate: float, points: int):
     """The function that draws masks of segments of `points` at `rate` (Hz): masks(count, generator) -> (count, L) bool.
 
-    --mask-span is in seconds, and --mask-probability is that of a span's start within 1 / 128 s, so that the same share
-    of the time is hidden at every rate. Raises ValueError for a span that is longer than a segment.
+    A span starts within 1 / 128 s with --mask-probability, at every rate. ValueError for one longer than a segment.
     """
     if args.mask_span * rate >= points + 0.5:
-        raise ValueError(
-            f"--mask-span {args.mask_span:g}: expected seconds, at most the {points / rate:g} of a segment"
-        )
+        most = f"{points / rate:g}"
+        raise ValueError(f"--mask-span {args.mask_span:g}: expected seconds, at most the {most} of a segment")
     span, probability = max(1, round(args.mask_span * rate)), 1 - (1 - args.mask_probability) ** (paper.RATE / rate)
     return lambda count, generator: sample_mask(count, points, probability, span, generator)
 
@@ -73,6 +70,8 @@ def main() -> None:
     args = parse()
     run = runs.open_run(args)
     rows = run.split(args.fold)
+    if len(rows["test"]) == 0:
+        print(f"note: no segment of {run.data.folder} has a rating, so that none is kept for a test")
     extra = [open_segments(folder, args.modality) for folder in args.extra]
     # Before anything is read of the signals: nothing that is held out may be among them.
     check_leaks(run, rows, extra)
@@ -90,7 +89,6 @@ def main() -> None:
 
 def train_model(run, signals, train, validation, path: Path, record: dict, origin: dict, args) -> None:
     """Train on the places `train` of `signals`, and write the checkpoint `path`."""
-
     masks = masking(args, run.data.manifest["rate"], signals.points)
     # An earlier call may have measured them, and said so in its log.
     done = loop.read_log(path.with_suffix(".jsonl"), 1) if path.exists() and not args.fresh else []

@@ -8,15 +8,12 @@ first trial takes the others as the stage does, the paper's numbers; the followi
 before. The folder runs/paper/tune/eeg/fold3/arousal receives trials.csv, one line a trial, and best.json, which the
 stage takes through --hyperparameters.
 
-Fine-tuning and fusion have a learning rate that does not depend on how many epochs there are. So the number of epochs
-is searched without further trials, unless --epochs gives it: each trial is judged by its best epoch. In pre-training,
-or with --epochs, each trial is judged by its last epoch.
+The learning rate of fine-tuning and fusion does not depend on how many epochs there are: each trial is judged by its
+best epoch, so that their number is searched, too. In pre-training, or with --epochs, the last epoch counts.
 
-A trial is the stage itself with --validation-only, by which it reads no signal of a test segment. It trains in a folder
-named by its hyper-parameters, and resumes there: the same command after a kill lets Tune draw the same trials, hears
-the epochs that were done from their logs, and goes on. With one trial at a time, ASHA's decisions then are the same,
-too, and so is the table. With --concurrent above 1 only the draws are a function of the seed: which trials ASHA stops
-depends on who comes first.
+A trial is the stage itself with --validation-only, by which it reads no signal of a test segment. The same command
+after a kill draws the same trials, hears the epochs that were done from their logs, and goes on. With one trial at a
+time the table is then the same, too; with --concurrent, which trials ASHA stops depends on who comes first.
 """
 
 import argparse
@@ -35,7 +32,6 @@ from pathlib import Path
 import paper
 from common import ray_stages, script
 from common.files import write_atomically, write_json
-from common.script import words
 from protocol import records
 from protocol import run as runs
 from protocol.segments import data_sha256, open_segments
@@ -71,9 +67,6 @@ SPACE = {
 FAMILIES = {"pretrain": "pretraining", "finetune": "network", "fuse": "fusion"}  # stage -> family of its models
 
 
-# ---- flags ----------------------------------------------------------------------------------------------------------
-
-
 def parse() -> tuple[argparse.Namespace, list[str]]:
     """Our flags, and those of the stage."""
     parser = script.Parser(__doc__, allow_abbrev=False)
@@ -83,8 +76,7 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     add("--trials", type=count, default=50, metavar="N", help="how many (default: 50; assumed)")
     add("--fresh", action="store_true", help="start over, removing what an earlier search wrote")
     add = parser.add_argument_group("which trials ASHA stops").add_argument
-    grace = "ASHA stops no trial before this epoch (default: 10; assumed)"
-    add("--grace-epochs", type=count, default=10, metavar="N", help=grace)
+    add("--grace-epochs", type=count, default=10, metavar="N", help="none before this epoch (default: 10; assumed)")
     reduction = "ASHA lets the best one in N go on at N, N * N ... times as many epochs (default: 4; assumed)"
     add("--reduction", type=script.positive(int, least=2), default=4, metavar="N", help=reduction)
     add = parser.add_argument_group("machine and output").add_argument
@@ -118,14 +110,9 @@ def resolve(stage: str, given: list[str]) -> tuple[dict, dict, set[str]]:
     return flags, space, named
 
 
-# ---- what the search is known by ------------------------------------------------------------------------------------
-
-
 def open_search(args: argparse.Namespace, flags: dict, space: dict) -> tuple[Path, dict]:
-    """The folder of the search, and its record: that of the model that it is for, with all flags and the space.
-
-    Raises ValueError where another search, or a changed split, is found there. Nothing is written yet.
-    """
+    """The folder of the search, and its record: that of the model that it is for, with all flags and the space; nothing
+    is written yet. Raises ValueError where another search, or a changed split, is found there."""
     opened = argparse.Namespace(**{**flags, "run": Path(flags["run"]), "data": Path(flags["data"])})
     modalities = [flags["modality"]] if "modality" in flags else paper.FUSED
     model = records.model_of(opened, FAMILIES[args.stage], modalities)
@@ -137,9 +124,8 @@ def open_search(args: argparse.Namespace, flags: dict, space: dict) -> tuple[Pat
     print(f"{folder}: searching {', '.join(space)}; the signals of the {len(rows['test'])} test segments are not read")
 
     extra = [data_sha256(open_segments(Path(each), flags["modality"])) for each in flags.get("extra", ())]
-    ours = {"grace_epochs": args.grace_epochs, "reduction": args.reduction}
     fixed = {name: value for name, value in flags.items() if name not in records.FREE_FLAGS}
-    known_by = {"tune": ours, args.stage: fixed}
+    known_by = {"tune": {"grace_epochs": args.grace_epochs, "reduction": args.reduction}, args.stage: fixed}
     record = records.record_of(run, model, flags["fold"], target, rows, known_by, extra_sha256=extra, space=space)
     path = folder / "search.json"
     if path.exists() and not args.fresh:
@@ -149,9 +135,6 @@ def open_search(args: argparse.Namespace, flags: dict, space: dict) -> tuple[Pat
             raise ValueError(f"{path}: expected the JSON of a search, found other bytes; start over with --fresh")
         records.check_record(path, earlier, record, "use the same flags, or --fresh")
     return folder, record
-
-
-# ---- a trial --------------------------------------------------------------------------------------------------------
 
 
 def trial_folder(folder: Path, config: dict) -> Path:
@@ -168,11 +151,10 @@ def train(config: dict, stage: str, given: list[str], epochs: int, search: Path,
     """Run the stage as one trial, inside a Ray worker, and tell Tune its validation loss after every epoch."""
     from ray import tune
 
-    # The worker's next trial waits until this one's stage has saved and ended. Tune gives that 2 seconds, too few on a
-    # busy machine, and then waits for ever.
+    # Tune gives a trial that it stops 2 seconds to save and end, too few on a busy machine, and then waits for ever.
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "600"
-    here, reported = Path(folder) / trial_folder(search, config), 0
-    log = here / "log.txt"
+    here = Path(folder) / trial_folder(search, config)
+    log, reported = here / "log.txt", 0
 
     def report() -> int:
         lines = epochs_of(here)
@@ -202,18 +184,13 @@ def train(config: dict, stage: str, given: list[str], epochs: int, search: Path,
         tune.report({"epoch": reported, "validation_loss": float("inf"), "failed": ray_stages.last_line(log)})
 
 
-# ---- the table of trials --------------------------------------------------------------------------------------------
-
-
 def line_of(trial, folder: Path, space: dict, epochs: int) -> dict:
     """The line of trials.csv of a Tune trial that has ended, from the epochs that Tune heard of."""
-    last = trial.last_result or {}
-    here = trial_folder(folder, trial.config)
+    last, here = trial.last_result or {}, trial_folder(folder, trial.config)
     lines = epochs_of(here)[: last.get("epoch", 0)]
+    outcome = "finished" if len(lines) == epochs else "stopped"
     if last.get("failed") or trial.status == "ERROR":
-        outcome = "failed: " + (last.get("failed") or "its worker or node died too often")
-    else:
-        outcome = "finished" if len(lines) == epochs else "stopped"
+        outcome = f"failed: {last.get('failed') or 'its worker or node died too often'}"
     counted = lines if "epochs" in space else lines[-1:]
     best = min(counted, key=lambda line: line["validation_loss"], default={})
     return {
@@ -226,15 +203,6 @@ def line_of(trial, folder: Path, space: dict, epochs: int) -> dict:
     }
 
 
-def write_table(path: Path, lines: list[dict]) -> None:
-    """Write trials.csv, whole or not at all."""
-    text = io.StringIO(newline="")
-    table = csv.DictWriter(text, ["trial", *lines[0]], lineterminator="\n")
-    table.writeheader()
-    table.writerows({"trial": number, **line} for number, line in enumerate(lines))
-    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
-
-
 def table_keeper(tune, folder: Path, space: dict, epochs: int, count: int):
     """A Tune callback that writes the table and prints a line after every trial; its `lines` are those of the table."""
 
@@ -244,20 +212,20 @@ def table_keeper(tune, folder: Path, space: dict, epochs: int, count: int):
         def on_trial_complete(self, iteration, trials, trial, **info):
             ended = [each for each in trials if each is trial or each.is_finished()]
             self.lines[:] = [line_of(each, folder, space, epochs) for each in ended]
-            write_table(folder / "trials.csv", self.lines)
+            text = io.StringIO(newline="")
+            table = csv.DictWriter(text, ["trial", *self.lines[0]], lineterminator="\n")
+            table.writeheader()
+            table.writerows({"trial": number, **line} for number, line in enumerate(self.lines))
+            write_atomically(folder / "trials.csv", lambda file: file.write(text.getvalue().encode()))
             line = self.lines[ended.index(trial)]
-            drawn = trial.config.items()
-            drawn = ", ".join(f"{name} {x:.3g}" if isinstance(x, float) else f"{name} {x}" for name, x in drawn)
+            drawn = [f"{name} {x:.3g}" if isinstance(x, float) else f"{name} {x}" for name, x in trial.config.items()]
             loss = f"validation loss {line['validation_loss']:.4f}" if line["epochs"] else "no epoch"
             number = f"trial {trials.index(trial)} ({len(ended)} of {count} done)"
-            print(f"{number}, {line['outcome']} after epoch {line['epochs']}: {loss}; {drawn}")
+            print(f"{number}, {line['outcome']} after epoch {line['epochs']}: {loss}; {', '.join(drawn)}")
 
         on_trial_error = on_trial_complete
 
     return Keeper()
-
-
-# ---- the search -----------------------------------------------------------------------------------------------------
 
 
 def search(args, given: list[str], flags: dict, space: dict, folder: Path, record: dict) -> list[dict]:
@@ -277,13 +245,9 @@ def search(args, given: list[str], flags: dict, space: dict, folder: Path, recor
     ray_folder = folder.absolute() / "ray"  # Tune's own notes, which nobody needs afterwards: the logs say it all
     shutil.rmtree(ray_folder, ignore_errors=True)
     keeper = table_keeper(tune, folder, space, flags["epochs"], args.trials)
-    run_config = tune.RunConfig(
-        name=ray_folder.name,
-        storage_path=str(ray_folder.parent),
-        verbose=0,
-        callbacks=[keeper],
-        failure_config=tune.FailureConfig(max_failures=ray_stages.RETRIES),
-    )
+    again = tune.FailureConfig(max_failures=ray_stages.RETRIES)
+    place = {"name": ray_folder.name, "storage_path": str(ray_folder.parent)}
+    run_config = tune.RunConfig(**place, verbose=0, callbacks=[keeper], failure_config=again)
     drawn = {name: getattr(tune, how)(*limits) for name, (how, *limits) in space.items() if name != "epochs"}
     tune_config = how_to_search(tune, *parts, args, flags, space)
     tune.Tuner(trainable, param_space=drawn, tune_config=tune_config, run_config=run_config).fit()
@@ -296,25 +260,16 @@ def how_to_search(tune, schedulers, basic_variant, args: argparse.Namespace, fla
     """The TuneConfig: the first trial is the stage as its flags leave it, and ASHA stops trials by their losses."""
     # A flag of several numbers is drawn as words: Tune takes no list for the first trial.
     first = {
-        name: words(flags[name]) if isinstance(flags[name], list) or how == "choice" else flags[name]
+        name: script.words(flags[name]) if isinstance(flags[name], list) or how == "choice" else flags[name]
         for name, (how, *_) in space.items()
         if name != "epochs"
     }
-    return tune.TuneConfig(
-        metric="validation_loss",
-        mode="min",
-        num_samples=args.trials,
-        reuse_actors=True,
-        search_alg=basic_variant.BasicVariantGenerator(
-            points_to_evaluate=[first], max_concurrent=args.concurrent, random_state=flags["seed"]
-        ),
-        scheduler=schedulers.ASHAScheduler(
-            time_attr="epoch",
-            max_t=max(flags["epochs"], args.grace_epochs),
-            grace_period=args.grace_epochs,
-            reduction_factor=args.reduction,
-        ),
-    )
+    epochs = {"time_attr": "epoch", "grace_period": args.grace_epochs, "max_t": max(flags["epochs"], args.grace_epochs)}
+    scheduler = schedulers.ASHAScheduler(**epochs, reduction_factor=args.reduction)
+    draws = {"points_to_evaluate": [first], "max_concurrent": args.concurrent, "random_state": flags["seed"]}
+    search_alg = basic_variant.BasicVariantGenerator(**draws)
+    best = {"metric": "validation_loss", "mode": "min", "num_samples": args.trials, "reuse_actors": True}
+    return tune.TuneConfig(**best, search_alg=search_alg, scheduler=scheduler)
 
 
 def best_of(lines: list[dict], args: argparse.Namespace, flags: dict, space: dict, folder: Path) -> dict:
@@ -330,9 +285,7 @@ def best_of(lines: list[dict], args: argparse.Namespace, flags: dict, space: dic
     return {
         "hyperparameters": chosen,
         **{name: flags[name] for name in ("modality", "target", "fold") if name in flags},
-        "stage": args.stage,
-        "trial": lines.index(best),
-        "of_trials": len(lines),
+        **{"stage": args.stage, "trial": lines.index(best), "of_trials": len(lines)},
         "validation_loss": best["validation_loss"],
         "validation_loss_of_first": lines[0]["validation_loss"],
     }

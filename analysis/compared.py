@@ -55,11 +55,6 @@ class Evaluated:
         return [model for model in self.models if model.family in reading.SCRIPTS and not model.is_variant]
 
     @property
-    def controls(self) -> list[Model]:
-        """The frozen models, those of shuffled labels or of a share of them, and the tests on other sets."""
-        return [model for model in self.models if model.is_variant]
-
-    @property
     def bases(self) -> list[Model]:
         """The pre-trained models of the paper: one of each modality, and the fused one."""
         return [*(Model("network", (name,)) for name in MODALITIES), self.fused()]
@@ -75,11 +70,8 @@ class Evaluated:
         return next((each for each in self.main if each.folder == folder), Model(family))
 
     def ratio(self, target: str) -> float:
-        """Test to training segments of a fold; validation segments teach nothing and are not counted.
-
-        Of a model of few labels, too, it is that of the split: it stands for how much the training sets of two folds
-        share, and a tenth of the labels is drawn from sets that share as much.
-        """
+        """Test to training segments of a fold, on average: of all labels, also for a model of few, for it stands for
+        how much the training sets of two folds share. Validation segments are not counted."""
         found = [len(test) / len(train) for (_, of), (_, train, test) in self.parts.items() if of == target]
         return float(np.mean(found))
 
@@ -114,17 +106,14 @@ class Evaluated:
         return found
 
     def compare_runs(self, other: "Evaluated", model: Model, target: str, score: str) -> dict | None:
-        """The model's score here minus that in another run of the same data; None where one of the two has none.
-
-        Runs with the same folds are compared over the folds that both predict.
-        """
+        """The model's score here minus that in another run of the same data, with the same folds over those that both
+        predict; None where one of the two has none."""
         if target not in self.models[model] or target not in other.models[model]:
             return None
         pair = [each.models[model][target] for each in (self, other)]
         if self.run.identity["folds_sha256"] == other.run.identity["folds_sha256"]:
-            common = np.intersect1d(pair[0]["fold"], pair[1]["fold"])
-            pair = [each[np.isin(each["fold"], common)] for each in pair]
-            if not len(common):
+            pair = scores.in_common(pair)
+            if not len(pair[0]):
                 return None
         one, second = (float(np.nanmean(scores.by_fold(each, score))) for each in pair)
         about = {"minus": str(other.run.folder), "model": model.label, "target": target, "score": score}
@@ -174,16 +163,14 @@ def evaluate(run: Run, args: argparse.Namespace) -> Evaluated:
 
 
 def transfer(evaluated: Evaluated) -> dict:
-    """What training shared with test, as the run's own folds, settings and manifest say.
-
-    subject, trial, video: the share of rated test segments whose subject, trial or video is also in training.
-    """
+    """What training shared with test: the share of rated test segments whose subject, trial or video it also holds, and
+    what the set's z-scores and the run's threshold saw of the test."""
     run = evaluated.run
-    groups = {name: folds.units(run.data.table, name) for name in ("subject", "trial", "video")}
-    shared = {
-        name: float(np.mean([np.isin(group[test], group[train]).mean() for _, train, test in evaluated.parts.values()]))
-        for name, group in groups.items()
-    }
+    shared = {}
+    for name in ("subject", "trial", "video"):
+        group = folds.units(run.data.table, name)
+        shares = [np.isin(group[test], group[train]).mean() for _, train, test in evaluated.parts.values()]
+        shared[name] = float(np.mean(shares))
     normalise, threshold = run.data.manifest["preprocessing"].get("normalise"), run.settings["threshold"]
     saw_test = normalise in ("subject", "recording")
     return {

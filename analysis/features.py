@@ -1,10 +1,8 @@
 """Classical features of EEG and ECG: band power, left-right asymmetry, heart rate and its variability.
 
 Signals of prepared sets are z-scored per subject and channel, so a band power says how strong the band is relative to
-the same subject's whole recording, and nothing in microvolts. A linear model gets nothing from an asymmetry that the
-two powers do not hold, but regularisation then favours it over other differences.
-
-FEATURES lists the modalities that have such features. A new modality needs a function here, and its line there.
+the same subject's whole recording, and nothing in microvolts. A new modality needs a function here, and its line in
+FEATURES.
 """
 
 import re
@@ -22,11 +20,8 @@ HEART = ("heart rate", "mean interval", "SD of intervals", "RMSSD", "pNN50", "sh
 
 def band_powers(signals: np.ndarray, rate: float, bands=BANDS.values(), seconds: float = WELCH_SECONDS) -> np.ndarray:
     """Return the natural logarithm (..., bands) of the power of `signals` (..., L), in units squared, from low up to
-    below high Hz.
-
-    Welch's method is used, with Hann windows of `seconds`, half overlapping (assumed). Raises ValueError where the
-    signals are too short for a band to hold a frequency.
-    """
+    below high Hz, by Welch's method with Hann windows of `seconds`, half overlapping (assumed). Raises ValueError where
+    the signals are too short for a band to hold a frequency."""
     points = min(round(seconds * rate), signals.shape[-1])
     frequency, density = sp.welch(signals, rate, nperseg=points, axis=-1)
     powers = []
@@ -39,17 +34,11 @@ def band_powers(signals: np.ndarray, rate: float, bands=BANDS.values(), seconds:
 
 
 def pairs(channels) -> list[tuple[int, int]]:
-    """Return the positions (left, right) of electrodes that mirror each other: in the 10-20 system F3 lies opposite F4,
-    and O1 opposite O2."""
+    """Return the positions (left, right) of electrodes that mirror each other in the 10-20 system, as F3 and F4 do."""
     place = {name.upper(): number for number, name in enumerate(channels)}
-    found = []
-    for name, left in place.items():
-        electrode = re.fullmatch(r"([A-Z]+)(\d+)", name)
-        if electrode and int(electrode[2]) % 2:
-            right = place.get(f"{electrode[1]}{int(electrode[2]) + 1}")
-            if right is not None:
-                found.append((left, right))
-    return found
+    odd = [(left, re.fullmatch(r"([A-Z]+)(\d*[13579])", name)) for name, left in place.items()]
+    mirrored = [(left, f"{name[1]}{int(name[2]) + 1}") for left, name in odd if name]
+    return [(left, place[right]) for left, right in mirrored if right in place]
 
 
 def eeg_features(signals: np.ndarray, rate: float, channels, bands=BANDS) -> tuple[np.ndarray, list[str]]:
@@ -65,11 +54,8 @@ def eeg_features(signals: np.ndarray, rate: float, channels, bands=BANDS) -> tup
 
 
 def find_beats(ecg: np.ndarray, rate: float) -> list[np.ndarray]:
-    """Return the times of the R peaks in each ECG segment of `ecg` (n, L), in s; an empty array where there are none.
-
-    Beats are `bursts`, at least 0.3 s apart and 0.3 times the typical height. The R peak is the sharpest deflection of
-    a beat, which points up in some leads and down in others (all assumed).
-    """
+    """Return the times of the R peaks in each ECG segment of `ecg` (n, L), in s: of `bursts`, at least 0.3 s apart and
+    0.3 times the typical height, the sharpest deflection, up or down as the lead has it (all assumed)."""
     slack, distance = round(0.06 * rate), round(SHORTEST_BEAT * rate)
     times = []
     for wave, power, typical in zip(*bursts(ecg, rate)):
@@ -105,8 +91,7 @@ def heart_features(beats: np.ndarray) -> np.ndarray:
 
 
 def ecg_features(signals: np.ndarray, rate: float, channels=()) -> tuple[np.ndarray, list[str]]:
-    """Return heart-rate features (n, 7) of ECG segments (n, 1, L), NaN where there are too few beats, and their names,
-    in which no channel appears."""
+    """Return `heart_features` (n, 7) of ECG segments (n, 1, L), and their names, in which no channel appears."""
     return np.stack([heart_features(beats) for beats in find_beats(signals[:, 0], rate)]), list(HEART)
 
 
@@ -114,7 +99,6 @@ def ecg_features(signals: np.ndarray, rate: float, channels=()) -> tuple[np.ndar
 FEATURES = {"eeg": eeg_features, "ecg": ecg_features}
 
 
-# ---- the AMIGOS baseline: features of a whole trial, which lasts 10 s or more ---------------------------------------
 # The kinds of features are those of Miranda-Correa et al. (2018), reference [6] of the paper; how exactly they are
 # computed is assumed throughout. The features of a signal that holds NaN are NaN.
 
@@ -137,49 +121,42 @@ def shape_statistics(values: np.ndarray) -> list[float]:
 
 
 def amigos_eeg_features(eeg: np.ndarray, rate: float, channels) -> tuple[np.ndarray, list[str]]:
-    """Return features (105,) of EEG (14, n), and their names: log powers of 14 channels in 5 bands, and the asymmetries
-    of 7 pairs."""
+    """Return features (105,) of EEG (14, n), and their names: log powers in 5 bands, and asymmetries of 7 pairs."""
     values, names = eeg_features(eeg[None], rate, channels, AMIGOS_BANDS)
     return values[0], names
 
 
 def amigos_ecg_features(ecg: np.ndarray, rate: float) -> tuple[np.ndarray, list[str]]:
-    """Return features (77,) of ECG (n,), and their names: statistics of the intervals between beats (s) and of the heart
-    rate (beats/min), and log powers."""
+    """Return features (77,) of ECG (n,), and their names: statistics of the intervals between beats (s) and of the
+    heart rate (beats/min), and log powers."""
     names = [f"{what} {statistic}" for what in ("interval", "heart rate") for statistic in SHAPE]
     names += ["RMSSD", "pNN50", *(f"interval power {low:g}-{high:g} Hz" for low, high in INTERVAL_BANDS)]
     names += [f"power {low:g}-{high:g} Hz" for low, high in zip(ECG_EDGES, ECG_EDGES[1:])]
     if not np.isfinite(ecg).all():
         return np.full(len(names), np.nan), names
-    beats = find_beats(ecg[None], rate)[0]
-    interval, difference = intervals(beats)
-    statistics = np.full(2 * len(SHAPE) + 2, np.nan)
-    interval_power = np.full(len(INTERVAL_BANDS), np.nan)
+    interval, difference = intervals(find_beats(ecg[None], rate)[0])
+    values, before, after = np.full(len(names), np.nan), 2 * len(SHAPE) + 2, 1 - len(ECG_EDGES)
+    values[after:] = band_powers(ecg, rate, zip(ECG_EDGES, ECG_EDGES[1:]), SLOW_SECONDS)
     if len(difference) >= 2:
-        statistics[:] = *shape_statistics(interval), *shape_statistics(60 / interval), *variability(difference)
+        values[:before] = *shape_statistics(interval), *shape_statistics(60 / interval), *variability(difference)
         ends = np.cumsum(interval)  # implausible intervals are closed up
         time = np.arange(ends[0], ends[-1], 1 / INTERVAL_RATE)
         seconds = len(time) / INTERVAL_RATE
         if seconds >= SHORTEST_FOR_INTERVAL_POWER:
             even = np.interp(time, ends, interval)
-            interval_power = band_powers(even, INTERVAL_RATE, INTERVAL_BANDS, seconds)
-    power = band_powers(ecg, rate, zip(ECG_EDGES, ECG_EDGES[1:]), SLOW_SECONDS)
-    return np.concatenate([statistics, interval_power, power]), names
+            values[before:after] = band_powers(even, INTERVAL_RATE, INTERVAL_BANDS, seconds)
+    return values, names
 
 
 def amigos_gsr_features(gsr: np.ndarray, rate: float) -> tuple[np.ndarray, list[str]]:
-    """Return features (16,) of skin resistance (n,) in ohm, and their names: level, slope (ohm/s), falls and rises, and
-    log powers.
-
-    Slopes are taken of the signal below 2.4 Hz, as its power is, for its noise alternates from point to point.
-    """
+    """Return features (16,) of skin resistance (n,) in ohm, and their names: level, slope (ohm/s; below 2.4 Hz, for
+    noise alternates from point to point), falls and rises, and log powers."""
     names = ["mean", "mean slope", "mean falling slope", "share falling", "minima per s", "mean rise time"]
     names += [f"power {low:.2f}-{high:.2f} Hz" for low, high in zip(GSR_EDGES, GSR_EDGES[1:])]
     gsr = gsr[GSR_NOISY_POINTS:]
     if not np.isfinite(gsr).all():
         return np.full(len(names), np.nan), names
-    smooth = sp.sosfiltfilt(sp.butter(2, GSR_EDGES[-1], fs=rate, output="sos"), gsr)
-    slope = np.diff(smooth) * rate
+    slope = np.diff(sp.sosfiltfilt(sp.butter(2, GSR_EDGES[-1], fs=rate, output="sos"), gsr)) * rate
     falls, rises = slope < 0, slope > 0
     starts = np.count_nonzero(rises & np.r_[True, ~rises[:-1]])
     values = [

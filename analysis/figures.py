@@ -4,7 +4,6 @@ Every drawing function returns a matplotlib Figure as wide as one column of prin
 tell its colours apart (Okabe and Ito), and readers of a grey copy its markers and line styles.
 """
 
-import functools
 import io
 import textwrap
 
@@ -13,6 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
+from analysis.scores import in_common
 from paper import MODALITIES
 from protocol.records import TO_BEAT, WATCHED, Model
 from protocol.segments import Segments
@@ -34,22 +34,17 @@ LOOKS = {  # family, or where its weights start -> colour and marker of a model
 
 
 def examples(said: dict[str, np.ndarray]) -> dict[str, tuple[int | None, int, int]]:
-    """Segments as in the paper's figures 3 and 4; said: `ecg`, `eeg`, `fused` -> test predictions.
-
-    Returns, for the model that is wrong (`ecg`, figure 3; `eeg`, figure 4), a row and two numbers of segments. The
-    first number counts the segments where this model is wrong and the other and the fused model are right; the second
-    counts all that the three models share. The row is one of the first kind, namely the one whose three probabilities
-    all stay farthest from 0.5, or None.
-    """
-    common = functools.reduce(np.intersect1d, [each["segment"] for each in said.values()])
-    said = {name: np.sort(each[np.isin(each["segment"], common)], order="segment") for name, each in said.items()}
+    """Segments as in the paper's figures 3 and 4; said: `ecg`, `eeg`, `fused` -> test predictions. Returns, for the
+    model that is wrong (`ecg`, figure 3; `eeg`, figure 4), a row, how many segments it alone gets wrong, and how many
+    all three predict. The row is the one of these whose least sure model is surest, or None."""
+    said = {name: np.sort(each, order="segment") for name, each in zip(said, in_common([*said.values()], "segment"))}
     right = {model: (each["probability"] > 0.5) == each["label"] for model, each in said.items()}
     distance = np.min([np.abs(each["probability"] - 0.5) for each in said.values()], axis=0)
-    found = {}
+    rows, found = said["fused"]["segment"], {}
     for wrong, other in (("ecg", "eeg"), ("eeg", "ecg")):
         kind = np.flatnonzero(~right[wrong] & right[other] & right["fused"])
-        row = int(said["fused"]["segment"][kind[np.argmax(distance[kind])]]) if len(kind) else None
-        found[wrong] = row, len(kind), len(common)
+        row = int(rows[kind[np.argmax(distance[kind])]]) if len(kind) else None
+        found[wrong] = row, len(kind), len(rows)
     return found
 
 
@@ -71,11 +66,9 @@ def verdict(model: Model, said: tuple[int, float]) -> str:
 
 @matplotlib.rc_context(STYLE)
 def draw_overview(panels: dict[str, tuple[list[dict], dict[str, float]]]) -> Figure:
-    """Mean macro F1 of every model with its intervals and its folds, beside what priors and the paper reach.
-
-    panels: target -> (lines, priors). A line holds name, look (one of LOOKS), mean, interval, corrected, by_fold and
-    paper ((mean, half-width) or None); priors: name -> mean.
-    """
+    """Mean macro F1 of every model with its intervals and its folds, beside what priors and the paper reach; panels:
+    target -> (lines, priors: name -> mean). A line holds name, look (one of LOOKS), mean, interval, corrected, by_fold
+    and paper ((mean, half-width) or None)."""
     counts = [len(lines) for lines, _ in panels.values()]
     figure = Figure((WIDTH, 1.4 + sum(0.45 + 0.3 * count for count in counts)), layout="constrained")
     stack = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=counts)[:, 0]
@@ -121,11 +114,8 @@ def draw_line(axes, place: int, line: dict) -> dict:
 
 @matplotlib.rc_context(STYLE)
 def draw_segment(data: Segments, row: int, target: str, said: dict[Model, tuple[int, float]]) -> Figure:
-    """The paper's figures 3 and 4: ECG, F7 and F3 of a segment, and what each model said of it.
-
-    said: model -> (label, probability of high). Other channels, the first two, stand for F7 and F3 where these are not
-    there.
-    """
+    """The paper's figures 3 and 4: ECG, F7 and F3 (else the first two channels) of a segment, and what each model said
+    of it; said: model -> (label, probability of high)."""
     one, rate, channels = data.table[row], data.manifest["rate"], data.manifest["channels"]
     plots = []  # modality, channel
     for name in (name for name in reversed(MODALITIES) if name in data.signals):
@@ -153,18 +143,12 @@ def draw_segment(data: Segments, row: int, target: str, said: dict[Model, tuple[
 @matplotlib.rc_context(STYLE)
 def draw_losses(models: dict[str, dict[int, list[dict]]], training_name: str) -> Figure:
     """Losses of one training: each fold thin, the mean of all folds thick, up to the epoch that all have reached; of a
-    pre-training also the losses to beat, means over folds.
-
-    models: name -> fold -> lines, of `read_logs`.
-    """
+    pre-training also the losses to beat, means over folds. models: name -> fold -> lines, of `read_logs`."""
     figure = Figure((WIDTH, 0.6 + 1.5 * len(models)), layout="constrained")
-    for axes, (model, by_fold) in zip(figure.subplots(len(models), 1, squeeze=False)[:, 0], models.items()):
-        epochs = np.arange(1, min(map(len, by_fold.values())) + 1)
+    kinds = ("train", "training", BLUE, "-"), ("validation", "validation", VERMILLION, "--")
+    for axes, by_fold, epochs in panels_of(figure, models):
         style = {"linewidth": 1.6, "marker": "." if len(epochs) < 20 else "", "markersize": 6}
-        for kind, color, line, name in (
-            ("train", BLUE, "-", "training"),
-            ("validation", VERMILLION, "--", "validation"),
-        ):
+        for kind, name, color, line in kinds:
             of_folds = [[each[f"{kind}_loss"] for each in lines] for lines in by_fold.values()]
             for lines, losses in zip(by_fold.values(), of_folds):
                 numbers = [each["epoch"] for each in lines]
@@ -175,25 +159,28 @@ def draw_losses(models: dict[str, dict[int, list[dict]]], training_name: str) ->
             for name, line in zip(TO_BEAT, ("-", "--", ":")):
                 level = np.mean([lines[-1]["to_beat"][name] for lines in by_fold.values()])
                 axes.axhline(level, color=GREY, linewidth=0.8, linestyle=line, label=f"to beat: {name}")
-        axes.set_title(f"{model}, {len(by_fold)} fold{'s' * (len(by_fold) > 1)}")
         axes.set_ylabel("masked MSE" if training_name == "pretrain" else "cross-entropy")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("epoch")
     handles = [line for line in axes.lines if not line.get_label().startswith("_")]
     figure.legend(handles=handles, loc="outside upper center", ncols=2, handlelength=3)
-    figure.align_ylabels()
     return figure
+
+
+def panels_of(figure: Figure, models: dict):
+    """Yield, for each model, the axes of a panel of its own, its lines by fold, and the epochs that all folds have."""
+    stack = figure.subplots(len(models), 1, squeeze=False)[:, 0]
+    for axes, (model, by_fold) in zip(stack, models.items()):
+        axes.set_title(f"{model}, {len(by_fold)} fold{'s' * (len(by_fold) > 1)}")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        yield axes, by_fold, np.arange(1, min(map(len, by_fold.values())) + 1)
+    axes.set_xlabel("epoch")
+    figure.align_ylabels()
 
 
 @matplotlib.rc_context(STYLE)
 def draw_watch(models: dict[str, dict[int, list[dict]]]) -> Figure:
-    """What training/watch.py saw in a pre-training: each size by epoch, the mean over folds, on a logarithmic axis.
-
-    models: name -> fold -> lines, of `read_logs`.
-    """
+    """What training/watch.py saw in a pre-training: each size by epoch, the mean over folds, on a logarithmic axis."""
     figure = Figure((WIDTH, 0.8 + 1.7 * len(models)), layout="constrained")
-    for axes, (model, by_fold) in zip(figure.subplots(len(models), 1, squeeze=False)[:, 0], models.items()):
-        epochs = np.arange(1, min(map(len, by_fold.values())) + 1)
+    for axes, by_fold, epochs in panels_of(figure, models):
         for number, name in enumerate(WATCHED):
             sizes = [[each["watch"][name] for each in lines[: len(epochs)]] for lines in by_fold.values()]
             color, line = (BLACK, BLUE, VERMILLION)[number % 3], ("-", "--", ":")[number // 3]
@@ -205,9 +192,5 @@ def draw_watch(models: dict[str, dict[int, list[dict]]]) -> Figure:
         axes.yaxis.set_major_locator(LogLocator())
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())
-        axes.set_title(f"{model}, {len(by_fold)} fold{'s' * (len(by_fold) > 1)}")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("epoch")
     figure.legend(handles=axes.lines, loc="outside upper center", ncols=3, handlelength=3)
-    figure.align_ylabels()
     return figure

@@ -1,5 +1,4 @@
-"""What a run holds: the test predictions of every model, read by the records beside them, and those of the models that
-need no file, which are the priors and the fusion rules.
+"""What a run holds: the test predictions of every model, and those of the priors and fusion rules, which need no file.
 
 No checkpoint is opened: a record names the files that a model was made from, and their SHA-256 are compared.
 """
@@ -25,17 +24,13 @@ PRIORS = [Model("prior", rule=rule) for rule in ("majority", "subject", "video")
 
 
 def open_runs(folders: list[Path], data: Path | None) -> list[Run]:
-    """The runs as their run.json describe them, all of one data set.
-
-    data: where the data set is now, if it was moved. Raises FileNotFoundError where there is no run, and ValueError
-    where its data or folds were changed.
-    """
+    """The runs as their run.json describe them, all of one data set; data: where it is now, if it was moved. Raises
+    FileNotFoundError where there is no run, and ValueError where its data or folds were changed."""
     runs = []
     for folder in folders:
-        if not (folder / "run.json").exists():
-            raise FileNotFoundError(
-                f"{folder / 'run.json'}: no such run; expected the folder that finetune.py wrote to"
-            )
+        path = folder / "run.json"
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: no such run; expected the folder that finetune.py wrote to")
         args = argparse.Namespace(run=folder, data=data, **dict.fromkeys(SETTINGS))
         resolve_flags(args)
         runs.append(open_run(args))
@@ -162,20 +157,17 @@ def read_checked(path: Path, table: dict, fold: int, test, labels, what: str, th
 
 
 def read_elsewhere(path: Path, record: dict, sets: dict) -> np.ndarray:
-    """Predictions (scores.PREDICTIONS) on the other labelled set that the record names.
-
-    sets: name -> the first predictions read on a set of that name, and the set's hash. Raises FileNotFoundError where
-    the set was moved, and ValueError where it was changed or is another of the same name.
-    """
-    name, threshold, folder = record["tested_on"], str(record["threshold"]), str(record.get("tested_data"))
+    """Predictions (scores.PREDICTIONS) on the other labelled set that the record names; FileNotFoundError where it was
+    moved, ValueError where it was changed or is another of that name. sets: name -> the first such path, and hash."""
+    threshold, folder = str(record["threshold"]), str(record.get("tested_data"))
     data = open_segments(folder)
     sha256 = data_sha256(data)
     if record.get("tested_sha256") != sha256:
         raise ValueError(f"{path}: expected predictions on {folder} as it is now, found others; {AGAIN}")
-    first = sets.setdefault(name, (path, sha256))
-    if first[1] != sha256:
+    first, known = sets.setdefault(record["tested_on"], (path, sha256))
+    if known != sha256:
         raise ValueError(
-            f"{path}: expected predictions on the set of {first[0]}, found some on another set of that name; remove "
+            f"{path}: expected predictions on the set of {first}, found some on another set of that name; remove "
             "those of one, and prepare it with another --name"
         )
     labels = folds.labels(data.table, record["target"], threshold)
@@ -185,21 +177,19 @@ def read_elsewhere(path: Path, record: dict, sets: dict) -> np.ndarray:
 
 def differing_flags(model: Model, of_folds: list[dict]) -> str:
     """The flags in which the records of a model's folds differ: "--lr (0.001, 0.0003), pretrain.py's --extra"."""
-    values, found = {}, []  # (script, flag) -> its value in each fold
-    for stage, name in {(stage, name) for each in of_folds for stage, flags in each["flags"].items() for name in flags}:
-        known = (str(each["flags"].get(stage, {}).get(name)) for each in of_folds)
-        values[f"{stage}.py", name] = list(dict.fromkeys(known))
-    for (script, name), different in sorted(values.items()):
+    found = []
+    flags = {(stage, name) for each in of_folds for stage, flags in each["flags"].items() for name in flags}
+    for stage, name in sorted(flags):
+        different = dict.fromkeys(str(each["flags"].get(stage, {}).get(name)) for each in of_folds)
         if len(different) > 1 and (name == "extra" or name not in (*records.FREE_FLAGS, "fold")):
-            whose = "" if script == SCRIPTS[model.family] else f"{script}'s "
+            whose = "" if f"{stage}.py" == SCRIPTS[model.family] else f"{stage}.py's "
             shown = "" if name == "extra" else f" ({', '.join(different)})"  # paths, or hashes of the sets
             found.append(f"{whose}--{name.replace('_', '-')}{shown}")
     return ", ".join(found)
 
 
 def priors(run: Run, parts: dict, targets: set[str]) -> dict:
-    """Model -> target -> predictions of the majority class, the subject prior and the video prior, over every fold with
-    ratings of these targets."""
+    """Model -> target -> predictions of the PRIORS, over every fold with ratings of these targets."""
     table, found = numbers(run.data.table), {}
     groups = np.zeros(len(run.data.table), int), table["subject"], folds.units(run.data.table, "video")
     for model, group in zip(PRIORS, groups):
@@ -222,9 +212,8 @@ def fusion_rules(models: dict) -> tuple[dict, list[str]]:
         if len(there) < 2 or missing:
             continue
         # The folds that all predict, and in each the same segments in the same order.
-        common = functools.reduce(np.intersect1d, [each["fold"] for each in there])
-        there = [each[np.isin(each["fold"], common)] for each in there]
-        for rule, fuse in scores.RULES.items() if len(common) else ():
+        there = scores.in_common(there)
+        for rule, fuse in scores.RULES.items() if len(there[0]) else ():
             fused = there[0].copy()
             fused["probability"] = fuse(np.stack([each["probability"] for each in there]))
             found.setdefault(Model("rule", FUSED, rule=rule), {})[target] = fused

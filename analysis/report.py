@@ -52,7 +52,7 @@ def read_logs(run: Run) -> dict[str, dict[str, dict[int, list[dict]]]]:
         for fold in range(run.settings["n_folds"]):
             for path in (run.folder / model.folder / f"fold{fold}").glob("*.jsonl"):
                 if lines := read_log(path):
-                    logs.setdefault(path.name.removesuffix(".jsonl"), {}).setdefault(model.label, {})[fold] = lines
+                    logs.setdefault(path.stem, {}).setdefault(model.label, {})[fold] = lines
     return dict(sorted(logs.items(), key=lambda item: (item[0] != "pretrain", item[0])))
 
 
@@ -78,8 +78,7 @@ def pictures(evaluated: Evaluated):
     found = {target: overview(evaluated, target) for target in evaluated.targets}
     found = {target: (lines, priors) for target, (lines, priors) in found.items() if lines}
     if found:
-        caption = "mean over folds. Lines across are priors."
-        alt = f"{OVERVIEW}, with intervals; the tables hold the numbers"
+        alt, caption = f"{OVERVIEW}; the tables hold the numbers", "mean over folds. Lines across are priors."
         yield OVERVIEW, "overview", figures.draw_overview(found), alt, caption
     for target in evaluated.targets:
         yield from segment_pictures(evaluated, target)
@@ -95,15 +94,13 @@ def pictures(evaluated: Evaluated):
 
 
 def segment_pictures(evaluated: Evaluated, target: str):
-    """Yield, as `pictures` does, the segments that are like the paper's figures 3 and 4.
-
-    They are the paper's, of ECG and EEG; where one of these models or the fused one is missing, the words say so.
-    """
+    """Yield, as `pictures` does, the segments that are like the paper's figures 3 and 4, of ECG and EEG; where one of
+    these models or the fused one is missing, the words say so."""
     models = {name: Model("network", (name,)) for name in ("ecg", "eeg")} | {"fused": evaluated.fused()}
     missing = [model.label for model in models.values() if target not in evaluated.models.get(model, {})]
     if missing:
         words = "no pictures like the paper's figures 3 and 4, for there are no predictions of"
-        yield SEGMENTS, f"figure3-{target}", None, "", f"{target}, {words} {', '.join(missing)}."
+        yield SEGMENTS, "", None, "", f"{target}, {words} {', '.join(missing)}."
         return
     found = {name: evaluated.models[model][target] for name, model in models.items()}
     for number, (wrong, (row, kind, tested)) in zip((3, 4), figures.examples(found).items()):
@@ -123,11 +120,8 @@ def segment_pictures(evaluated: Evaluated, target: str):
 
 
 def write_report(runs: list[Evaluated], found: list[dict], out: Path) -> Path:
-    """Write <out>/report.html and <out>/figures/*.png; returns the path of the page.
-
-    found: tables as of analysis/tables.py. The page is written last and whole. Raises ValueError where a log is not
-    what it should be.
-    """
+    """Write <out>/figures/*.png and then <out>/report.html, with the tables `found`; returns the path of the page.
+    Raises ValueError where a log is not what it should be."""
     names = [each.run.folder.resolve().name for each in runs]
     if len(set(names)) < len(names):
         names = [f"{number}-{name}" for number, name in enumerate(names, 1)]
@@ -146,10 +140,8 @@ def write_report(runs: list[Evaluated], found: list[dict], out: Path) -> Path:
 
 
 def render(runs: list[Evaluated], names: list[str], found: list[dict], sections: dict[str, list[str]]) -> str:
-    """The page as one string: first every model's F1 and what to doubt, then tables and pictures, then details.
-
-    sections: heading -> its pictures in HTML.
-    """
+    """The page as one string: first every model's F1 and what to doubt, then tables and pictures, then details;
+    sections: heading -> its pictures in HTML."""
     title, about, doubts = f"Evaluation of {' and '.join(names)}", [], []
     for name, each in zip(names, runs):
         manifest, split = each.run.data.manifest, each.run.settings["split"]

@@ -1,8 +1,8 @@
 """Scores, intervals and tests of predictions: arrays in, numbers out (paper 5, and what it leaves out).
 
-How sure a mean over folds is has three answers. Student's t over the folds is the paper's (paper 5) and too sure, for
-folds share training data. The same, corrected for that, is Nadeau and Bengio's (2003). Resampling of subjects is the
-only one that speaks of people who were not recorded. N resamples, S subjects, K folds, n segments.
+How sure a mean over folds is has three answers: Student's t over the folds (paper 5), too sure, for folds share
+training data; the same, corrected for that (Nadeau and Bengio, 2003); and resampling of subjects, which alone speaks of
+people who were not recorded. N resamples, S subjects, K folds, n segments.
 """
 
 import functools
@@ -39,9 +39,7 @@ def score_of(score: str, label: np.ndarray, probability: np.ndarray) -> float:
 
 def from_confusion(score: str, tn, fp, fn, tp) -> np.ndarray:
     """The score of counts of true and false negatives and positives, as scikit-learn defines it; NaN where undefined.
-
-    The counts are numbers, or arrays of one shape: thousands of resamples, for which scikit-learn would take hours.
-    """
+    The counts are numbers, or arrays of one shape: thousands of resamples, for which scikit-learn would take hours."""
     tn, fp, fn, tp = (np.asarray(count, float) for count in (tn, fp, fn, tp))
     with np.errstate(divide="ignore", invalid="ignore"):
         if score == "accuracy":
@@ -63,10 +61,7 @@ def per_subject(predictions: np.ndarray, names=None) -> dict:
 
 
 def prior(train_label: np.ndarray, train_group: np.ndarray, test_group: np.ndarray) -> np.ndarray:
-    """(m,) mean of the training labels of each test segment's group; of all where training does not know the group.
-
-    train_label, train_group (n,), test_group (m,). With one group for all it is the majority class.
-    """
+    """(m,) mean of the training labels (n,) of each test segment's group; of all where training does not know it."""
     groups, index = np.unique(train_group, return_inverse=True)
     means = np.bincount(index.reshape(-1), weights=train_label) / np.bincount(index.reshape(-1))
     place = np.searchsorted(groups, test_group).clip(max=len(groups) - 1)
@@ -82,27 +77,20 @@ RULES = {  # of fusion that is not trained (paper 3.1): probabilities of high (m
 
 
 def half_width(values: np.ndarray, ratio: float = 0.0) -> float:
-    """Half the width of the two-sided 95 % t-interval of the mean over folds (k,), with k - 1 degrees of freedom
-    (paper 5); NaN if k < 2.
-
-    ratio: test segments to training segments of a fold. The variance of the mean is then (1 / k + ratio) times the
-    folds' (Nadeau and Bengio, 2003) in place of 1 / k: for ten folds and 1/9, an interval 1.453 times as wide.
-    """
-    k = len(values)
-    return stats.t.ppf((1 + CONFIDENCE) / 2, k - 1) * standard_error(values, ratio) if k > 1 else np.nan
+    """Half the width of the two-sided 95 % t-interval of the mean over folds (k,) (paper 5); NaN if k < 2."""
+    return stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * standard_error(values, ratio)
 
 
 def standard_error(values: np.ndarray, ratio: float) -> float:
-    """That of the mean over folds (k,), as in `half_width`; NaN if k < 2."""
+    """The standard error of the mean over folds (k,); NaN if k < 2. ratio: test segments to training segments of a
+    fold, by which it is corrected for what the folds share (Nadeau and Bengio, 2003)."""
     k = len(values)
     return float(np.sqrt((1 / k + ratio) * np.var(values, ddof=1))) if k > 1 else np.nan
 
 
 def t_test(differences: np.ndarray, ratio: float = 0.0) -> float:
-    """Two-tailed P value that the mean of the paired differences over folds (k,) is 0; NaN if k < 2.
-
-    Without `ratio` the paired t-test (assumed to be the paper's), else corrected as in `half_width`.
-    """
+    """Two-tailed P value that the mean of the paired differences over folds (k,) is 0; NaN if k < 2. Without `ratio` it
+    is the paired t-test (assumed to be the paper's), else the corrected one."""
     k = len(differences)
     if k < 2:
         return np.nan
@@ -126,18 +114,13 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     p_values = np.asarray(p_values, float)
     order = np.argsort(p_values)[: np.isfinite(p_values).sum()]
     adjusted = np.full(len(p_values), np.nan)
-    steps = p_values[order] * np.arange(len(order), 0, -1)
-    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    adjusted[order] = np.maximum.accumulate(p_values[order] * np.arange(len(order), 0, -1)).clip(max=1.0)
     return adjusted
 
 
 class Tally:
-    """Counts of predictions by subject and fold, from which the scores of any resample of subjects follow.
-
-    confusion (S, K, 4) counts true negatives, false positives, false negatives and true positives. concordance
-    (K, S, S) counts, within a fold, the pairs of a high segment of the first subject and a low one of the second whose
-    probabilities are in the right order; a tie counts half.
-    """
+    """Counts of predictions by subject and fold, from which the scores of any resample of subjects follow; confusion
+    (S, K, 4) counts true negatives, false positives, false negatives and true positives."""
 
     def __init__(self, predictions: np.ndarray, subjects: np.ndarray):
         """predictions: of these subjects alone; subjects (S,): their numbers, in the order of the weights."""
@@ -151,27 +134,21 @@ class Tally:
 
     @functools.cached_property
     def concordance(self) -> np.ndarray:
-        """(K, S, S), computed at first use: accuracy and F1 do without."""
-        one = np.eye(self.shape[0])
-        return np.stack([self._concordant(self.fold == k, one) for k in range(self.shape[1])])
-
-    def _concordant(self, mine: np.ndarray, one: np.ndarray) -> np.ndarray:
-        """(S, S) of the predictions `mine` (n,) bool, those of one fold; one: the identity (S, S)."""
-        high = mine & (self.predictions["label"] == 1)
-        low = np.flatnonzero(mine & (self.predictions["label"] == 0))
-        low = low[np.argsort(self.predictions["probability"][low])]
-        below = np.concatenate([np.zeros((1, len(one))), np.cumsum(one[self.subject[low]], axis=0)])  # (low + 1, S)
-        values, given = self.predictions["probability"][low], self.predictions["probability"][high]
-        left, right = (np.searchsorted(values, given, side) for side in ("left", "right"))
-        return one[self.subject[high]].T @ (below[left] + below[right]) / 2
+        """(K, S, S) pairs, within a fold, of a high segment of the first subject and a low one of the second whose
+        probabilities are in the right order; a tie counts half. Computed at first use: accuracy and F1 do without."""
+        label, probability, one = self.predictions["label"], self.predictions["probability"], np.eye(self.shape[0])
+        found = []
+        for fold in range(self.shape[1]):
+            high, low = (np.flatnonzero((self.fold == fold) & (label == kind)) for kind in (1, 0))
+            low = low[np.argsort(probability[low])]
+            below = np.concatenate([np.zeros((1, len(one))), np.cumsum(one[self.subject[low]], axis=0)])  # (low + 1, S)
+            left, right = (np.searchsorted(probability[low], probability[high], side) for side in ("left", "right"))
+            found.append(one[self.subject[high]].T @ (below[left] + below[right]) / 2)
+        return np.stack(found)
 
     def mean(self, score: str, weights: np.ndarray) -> np.ndarray:
-        """(N,) means over folds of `score`, with each subject counted `weights` (N, S) times.
-
-        A fold counts in proportion to how much of it was drawn; where each subject was drawn once, this gives the mean
-        of the tables. A fold in which one class alone was drawn is left out of the scores that compare classes; NaN
-        where no fold is left.
-        """
+        """(N,) means over folds of `score`, with each subject counted `weights` (N, S) times, and a fold by how much of
+        it was drawn; without the folds in which the drawn subjects leave the score undefined, NaN if none is left."""
         batches = np.array_split(weights, -(-len(weights) // BATCH))
         return np.concatenate([self._mean(score, batch) for batch in batches])
 
@@ -197,9 +174,8 @@ def draws(subjects: int, n: int, seed: int) -> np.ndarray:
 
 
 def percentiles(values: np.ndarray, between: bool = True) -> list[float]:
-    """[low, high]: the two-sided 95 % percentile interval of values (N,); NaN where none is finite.
-
-    between: an end may lie between two values; otherwise it is the outer of the two."""
+    """[low, high]: the two-sided 95 % percentile interval of values (N,), whose ends may lie between two values, or are
+    the outer of the two; NaN where none is finite."""
     values = values[np.isfinite(values)]
     if not len(values):
         return [np.nan, np.nan]
@@ -210,13 +186,19 @@ def percentiles(values: np.ndarray, between: bool = True) -> list[float]:
 def bootstrap(first: np.ndarray, score: str, n: int, seed: int, second: np.ndarray | None = None) -> list[float]:
     """95 % interval of the mean of `score` over folds, or of how much it is above that of `second`, by drawing subjects
     with replacement, the same for both; their folds may differ. NaN for one subject."""
-    models = [each for each in (first, second) if each is not None]
-    subjects = np.unique(functools.reduce(np.intersect1d, [each["subject"] for each in models]))
+    models = in_common([each for each in (first, second) if each is not None], "subject")
+    subjects = np.unique(models[0]["subject"])
     if len(subjects) < 2:
         return [np.nan, np.nan]
     weights = draws(len(subjects), n, seed)
-    means = [Tally(each[np.isin(each["subject"], subjects)], subjects).mean(score, weights) for each in models]
+    means = [Tally(each, subjects).mean(score, weights) for each in models]
     return percentiles(means[0] if second is None else means[0] - means[1])
+
+
+def in_common(models: list[np.ndarray], name: str = "fold") -> list[np.ndarray]:
+    """The predictions of several models, as far as all of them have the fold, or what `name` says."""
+    common = functools.reduce(np.intersect1d, [each[name] for each in models])
+    return [each[np.isin(each[name], common)] for each in models]
 
 
 def order(predictions: np.ndarray) -> np.ndarray:
@@ -229,18 +211,14 @@ def order(predictions: np.ndarray) -> np.ndarray:
 
 
 def sign_flip(first: np.ndarray, second: np.ndarray, score: str, permutations: int, seed: int) -> float:
-    """Two-tailed P value of the difference of the means of `score`, by exchanging both models within subjects.
-
-    first, second: predictions of the same segments in the same folds. All 2^S exchanges are tried where there are at
-    most `permutations` of them, else so many random ones. For AUROC the probabilities of each model are first replaced
-    by their ranks within each fold, so that both models have one scale. NaN for one subject.
-    """
+    """Two-tailed P value of the difference of the means of `score` on the same segments, by exchanging the two models
+    within subjects: in all 2^S ways, or in `permutations` random ones where that is fewer. NaN for one subject."""
     subjects = np.unique(first["subject"])
     s = len(subjects)
     if s < 2:
         return np.nan
     first, second = first.copy(), second.copy()
-    if score == "auroc":
+    if score == "auroc":  # so that both models have one scale
         first["probability"], second["probability"] = order(first), order(second)
     second["subject"] += subjects[-1] + 1
     tally = Tally(np.concatenate([first, second]), np.concatenate([subjects, subjects + subjects[-1] + 1]))
@@ -263,11 +241,8 @@ def sign_flip(first: np.ndarray, second: np.ndarray, score: str, permutations: i
 
 
 def auroc_null(predictions: np.ndarray, permutations: int, seed: int) -> np.ndarray:
-    """(permutations,) mean AUROC over folds after permuting the labels of the trials within each subject.
-
-    A model that knows who somebody is, and nothing of how that person feels, reaches as much. A fold that has one class
-    alone is left out of the mean.
-    """
+    """(permutations,) mean AUROC over folds after permuting the labels of the trials within each subject: what a model
+    reaches that knows who somebody is and nothing else. A fold that has one class alone is left out of the mean."""
     random = np.random.default_rng(seed)
     folds, fold = np.unique(predictions["fold"], return_inverse=True)
     ranks = order(predictions)
@@ -291,14 +266,10 @@ def auroc_null(predictions: np.ndarray, permutations: int, seed: int) -> np.ndar
 
 def direction_null(auroc: np.ndarray, permutations: int, seed: int) -> np.ndarray:
     """(N,) mean over folds of AUROC (k,), with its distance from 0.5 turned around in each fold or not: all 2^k ways,
-    or `permutations` random ones where that is fewer.
-
-    This is the null distribution of models trained on shuffled labels. They still find what varies most in the signals,
-    in a direction that chance chose. If that tells the rating, AUROC is far from 0.5 on either side in a fold.
-    """
+    or `permutations` random ones where that is fewer. This is the null distribution of models trained on shuffled
+    labels, which still find what varies most in the signals, in a direction that chance chose."""
     distance = auroc[np.isfinite(auroc)] - 0.5
-    k = len(distance)
-    if k == 0:
+    if (k := len(distance)) == 0:
         return distance
     if 2**k <= permutations:
         signs = np.array(list(itertools.product((-1, 1), repeat=k)))
@@ -308,8 +279,7 @@ def direction_null(auroc: np.ndarray, permutations: int, seed: int) -> np.ndarra
 
 
 def two_tailed(observed: float, null: np.ndarray) -> float:
-    """The two-tailed P value of `observed` among draws from its null distribution; it counts as one draw, so that P is
-    never 0."""
+    """The two-tailed P value of `observed` among draws from its null distribution, itself counted as one of them."""
     null = null[np.isfinite(null)]
     if np.isnan(observed):
         return np.nan
@@ -324,12 +294,8 @@ def by_fold(predictions: np.ndarray, score: str) -> np.ndarray:
 
 
 def summarise(predictions: np.ndarray, n_folds: int, ratio: float, resamples: int, seed: int) -> dict:
-    """Mean of each score over the folds that define it, and its three intervals.
-
-    folds, missing, one_class: the folds that are predicted, those that are not, and those with labels of one class.
-    Each score has its mean, n (folds that define it), interval (half-width of t), corrected (the same with `ratio`),
-    bootstrap [low, high] and by_fold.
-    """
+    """Mean of each score over the n folds that define it, its half-widths of t without (interval) and with `ratio`
+    (corrected), bootstrap [low, high] and by_fold; and the folds that are predicted, missing, or of one class."""
     found = np.unique(predictions["fold"])
     summary = {
         "folds": found.tolist(),
@@ -351,10 +317,8 @@ def summarise(predictions: np.ndarray, n_folds: int, ratio: float, resamples: in
 
 
 def paired(first: np.ndarray, second: np.ndarray) -> list[np.ndarray]:
-    """The predictions of two models in the folds that both have, in one order; ValueError where they are of other
-    segments."""
-    common = np.intersect1d(first["fold"], second["fold"])
-    both = [np.sort(each[np.isin(each["fold"], common)], order=["fold", "segment"]) for each in (first, second)]
+    """The predictions of two models in the folds that both have, in one order; ValueError if of other segments."""
+    both = [np.sort(each, order=["fold", "segment"]) for each in in_common([first, second])]
     if not np.array_equal(*(each[["fold", "segment", "label"]] for each in both)):
         raise ValueError("expected predictions of the same segments in the same folds, found others")
     return both
@@ -364,10 +328,7 @@ def compare(
     first: np.ndarray, second: np.ndarray, score: str, ratio: float, resamples: int, permutations: int, seed: int
 ) -> dict:
     """First minus second over the folds that both have: the difference, its interval, three two-tailed P values, and
-    `error`, the standard error of the corrected test.
-
-    Raises ValueError where the two do not predict the same segments in a fold.
-    """
+    `error`, the standard error of the corrected test; ValueError like `paired`."""
     first, second = paired(first, second)
     common = np.unique(first["fold"])
     differences = by_fold(first, score) - by_fold(second, score)

@@ -1,7 +1,6 @@
 """The tables of an evaluated run, which evaluate.py prints and the report shows, and what to doubt in them (paper 5).
 
-A table is {"title": str, "head": [str], "lines": [[str]], "notes": [str], "details": bool}; details: whether it is
-shown only where it is asked for. The paper's numbers stand beside ours on AMIGOS alone, never beside simulated signals.
+The paper's numbers stand beside ours on AMIGOS alone, never beside simulated signals.
 """
 
 import functools
@@ -19,19 +18,17 @@ SCORE_NAMES = {"accuracy": "accuracy", "f1": "macro F1", "balanced_accuracy": "b
 HEADS = {"accuracy": "Acc.", "f1": "F1", "balanced_accuracy": "bal. acc.", "auroc": "AUROC"}
 PAPER_SCORES = ("accuracy", "f1")
 SHOWN = ("f1", "auroc")
-UNDEFINED = "-"
+UNDEFINED, PAPER_OURS = "-", " (paper / ours)"
 FUSION_RULES = (
     "Mean and maximum of the probabilities of high; vote: share of models that say high, where a tie is not high "
     "(assumed). So of two models, high takes either by the maximum, both by the vote."
 )
+OTHER_SET = "The model of each fold on all of the other set. 95 % intervals by drawing subjects of that set."
 DETECTABLE = (
     "Better or worse: by the corrected t over folds and by exchanging models within people, after Holm. n.s. (finds "
     "x): by neither; the corrected t would find a difference of x in 80 % of cases."
 )
-COVERAGE = (
-    "[low, high] is to hold the truth of new people in 95 % of cases; for 12 people it does so in some 90 % "
-    "(simulation)."
-)
+COVERAGE = "[low, high] is to hold the truth of new people in 95 % of cases; for 12 people in some 90 % (simulation)."
 FEW_PEOPLE = 20  # below it, an interval by drawing people is rough (assumed)
 SIMULATED = "The signals are simulated signals; they show the software and prove nothing about emotion."
 
@@ -52,13 +49,10 @@ def cell(evaluated: Evaluated, model: Model, target: str, score: str, intervals=
     if not summary or not np.isfinite(summary[score]["mean"]):
         return UNDEFINED
     found, n_folds = summary[score], evaluated.run.settings["n_folds"]
-    text = number(found["mean"])
-    for name in intervals:
-        if name == "bootstrap" and np.isfinite(found[name][0]):
-            text += f" {span(found[name])}"
-        elif name != "bootstrap" and np.isfinite(found[name]):
-            text += (" ± " if len(intervals) == 1 else " ±") + f"{found[name]:.3f}"
-    few = f" ({found['n']}/{n_folds})" if found["n"] < n_folds else ""
+    text, sign = number(found["mean"]), " ± " if len(intervals) == 1 else " ±"
+    for name in (name for name in intervals if np.isfinite(found[name]).all()):
+        text += f" {span(found[name])}" if name == "bootstrap" else f"{sign}{found[name]:.3f}"
+    few = f" ({found['n']}/{n_folds})" * (found["n"] < n_folds)
     return text + ("†" if summary["one_class"] and score in PAPER_SCORES else "") + few
 
 
@@ -68,21 +62,22 @@ def p_value(value: float) -> str:
 
 
 def verdict(comparison: dict) -> str:
-    """Whether a difference is to be believed: "better" or "worse" where both adjusted P values are small; "n.s." where
-    none is, with the difference that would have been found.
-
-    P over subjects asks whether new people would show the difference, and takes the trained models as they are. The
-    corrected t asks whether training on other data would show it, and takes the people as they are.
-    """
+    """Whether a difference is to be believed: by exchange within subjects (would new people show it?) and by the
+    corrected t (would other training data?); where by neither, with the difference that would have been found."""
     adjusted = np.array([comparison[f"{test}_holm"] for test in ("sign_flip", "corrected")])
     if np.isnan(adjusted).any():
         return UNDEFINED
     by_subjects, by_folds = adjusted < scores.SIGNIFICANT
     if by_subjects and by_folds:
         return "better" if comparison["difference"] > 0 else "worse"
-    if by_subjects or by_folds:
-        return "only by subjects" if by_subjects else "only by folds"
-    return f"n.s. (finds {number(comparison['detectable'])})"
+    if by_subjects:
+        return "only by subjects"
+    return "only by folds" if by_folds else f"n.s. (finds {number(comparison['detectable'])})"
+
+
+def difference(comparison: dict) -> str:
+    """A difference and its interval."""
+    return f"{number(comparison['difference'], '+')} {span(comparison['bootstrap'])}"
 
 
 def short(model: Model) -> str:
@@ -98,7 +93,7 @@ def published(model: Model, target: str) -> tuple | None:
 
 
 def table_of(title: str, head: list[str], lines: list[list[str]], notes, details: bool = False) -> dict:
-    """A table as this file makes them."""
+    """A table as this file makes them; details: whether it is shown only where it is asked for."""
     return {"title": title, "head": head, "lines": lines, "notes": list(notes), "details": details}
 
 
@@ -108,10 +103,8 @@ def titled(evaluated: Evaluated, title: str) -> str:
 
 
 def lines_table(evaluated: Evaluated, title: str, models, of_scores, notes=(), fill=cell) -> dict:
-    """A table with a line for each model, and a column for each target and score.
-
-    models: a list, or Model -> how it is called in this table; fill: makes a cell like `cell`.
-    """
+    """A table with a line for each model (a list, or Model -> how it is called here), and a column for each target and
+    score; fill: makes a cell like `cell`."""
     names = models if isinstance(models, dict) else {model: model.label for model in models}
     columns = [(target, score) for target in evaluated.targets for score in of_scores]
     head = ["", *(f"{target.capitalize()} {HEADS[score]}" for target, score in columns)]
@@ -120,19 +113,13 @@ def lines_table(evaluated: Evaluated, title: str, models, of_scores, notes=(), f
 
 
 def tests_table(evaluated: Evaluated, title: str, pairs, of_scores) -> list[dict]:
-    """The paired tests of differences between models; no table where no pair has predictions, or without details."""
-    found = evaluated.compare(title, pairs, of_scores) if evaluated.details else []
-    return [drawn_tests(evaluated, title, found)] if found else []
-
-
-def drawn_tests(evaluated: Evaluated, title: str, found: list[dict]) -> dict:
-    """The table of comparisons that `Evaluated.compare` found."""
+    """The paired tests of differences between models; no table where no pair has predictions."""
     n_folds, lines = evaluated.run.settings["n_folds"], []
-    for each in found:
-        few = f" ({len(each['folds'])}/{n_folds})" if len(each["folds"]) < n_folds else ""
+    for each in evaluated.compare(title, pairs, of_scores):
         pair, score = f"{short(each['first'])} - {short(each['second'])}", f"{each['target']} {HEADS[each['score']]}"
-        difference = f"{number(each['difference'], '+')} {span(each['bootstrap'])}{few}"
-        lines.append([pair, score, difference, *(p_value(each[f"{test}_holm"]) for test in TESTS), verdict(each)])
+        few = f" ({len(each['folds'])}/{n_folds})" * (len(each["folds"]) < n_folds)
+        p_values = [p_value(each[f"{test}_holm"]) for test in TESTS]
+        lines.append([pair, score, difference(each) + few, *p_values, verdict(each)])
     notes = [
         "Difference [low, high by drawing subjects]. Two-tailed P, Holm's over the lines of this table: paired t over "
         "folds (the paper's, assumed; too small, for folds share data), corrected t, exchange of the two models within "
@@ -141,16 +128,7 @@ def drawn_tests(evaluated: Evaluated, title: str, found: list[dict]) -> dict:
         COVERAGE,
     ]
     head = ["", "Score", "Difference", "P t", "P corr", "P subj", "Verdict"]
-    return table_of(titled(evaluated, title), head, lines, notes, details=True)
-
-
-def in_words(found: list[dict]) -> str:
-    """What the comparisons of F1 show, in one sentence."""
-    said = []
-    for each in (each for each in found if each["score"] == "f1"):
-        pair = f"{each['target']}, {short(each['first'])} - {short(each['second'])}"
-        said.append(f"{pair}: {number(each['difference'], '+')} {span(each['bootstrap'])} {verdict(each)}")
-    return f"F1, differences: {'; '.join(said)}."
+    return [table_of(titled(evaluated, title), head, lines, notes, details=True)] if lines else []
 
 
 def transfer_table(runs: list[Evaluated]) -> dict:
@@ -174,46 +152,43 @@ def transfer_table(runs: list[Evaluated]) -> dict:
 
 
 def paper_tables(evaluated: Evaluated) -> list[dict]:
-    """Tables 1 to 3 in the paper's layout, as far as there are models for them, each with the tests of its differences
-    (paper 5.1 to 5.3)."""
+    """Tables 1 to 3 of the paper (5.1 to 5.3) for which there are models, each with the tests of its differences."""
     eeg, (*singles, fused) = Model("network", ("eeg",)), evaluated.bases
     eeg_random, fused_random = replace(eeg, init="random"), evaluated.fused("random")
-    everything = {model: model.label for model in [*reversed(singles), fused]}
-    layout = {  # number -> title, Model -> how it is called there, pairs whose difference is tested
+    layout = {  # number -> title, models or Model -> how it is called there, pairs whose difference is tested
         1: ("EEG model; pre-trained?", {eeg_random: "No", eeg: "Yes"}, [(eeg, eeg_random)]),
-        2: ("all models", everything, [(fused, single) for single in reversed(singles)]),
+        2: ("all models", [*reversed(singles), fused], [(fused, single) for single in reversed(singles)]),
         3: ("fused model; pre-trained?", {fused_random: "No", fused: "Yes"}, [(fused, fused_random)]),
     }
     found = []
     for place, (title, names, pairs) in layout.items():
         if not any(model in evaluated.models for model in names):
             continue
-        notes, fill = ["Mean over folds ± half-width of the 95 % t-interval (paper 5)."], ours_alone
+        notes = ["Mean over folds ± half-width of the 95 % t-interval (paper 5)."]
         if evaluated.is_amigos:
-            title, fill = f"{title} (paper / ours)", beside_the_paper
+            title += PAPER_OURS
             notes.append(
                 f"Ours is split by {evaluated.run.settings['split']}; the paper does not say by what it split. It "
                 f"gives P < {paper.PUBLISHED_P[place]:g} for these differences, by a test that it does not name."
             )
-        tests = evaluated.compare(f"Table {place}: differences", pairs, PAPER_SCORES)
-        if tests:
-            notes += [in_words(tests), *[DETECTABLE] * any(np.isfinite(each["detectable"]) for each in tests)]
-        found.append(lines_table(evaluated, f"Table {place}: {title}", names, PAPER_SCORES, notes, fill))
-        if tests and evaluated.details:
-            found.append(drawn_tests(evaluated, f"Table {place}: differences", tests))
+        tests = tests_table(evaluated, f"Table {place}: differences", pairs, PAPER_SCORES)
+        # The differences of F1 in words, for the table of tests is shown only where it is asked for.
+        for table in tests:
+            of_f1 = [line for line in table["lines"] if line[1].endswith(HEADS["f1"])]
+            said = [f"{line[1].split()[0]}, {line[0]}: {line[2]} {line[-1]}" for line in of_f1]
+            notes += [f"F1, differences: {'; '.join(said)}.", DETECTABLE]
+        found.append(lines_table(evaluated, f"Table {place}: {title}", names, PAPER_SCORES, notes, paper_cell))
+        found += tests if evaluated.details else []
     return found
 
 
-def ours_alone(evaluated: Evaluated, model: Model, target: str, score: str) -> str:
-    """A cell as the paper writes it."""
-    return cell(evaluated, model, target, score, ("interval",))
-
-
-def beside_the_paper(evaluated: Evaluated, model: Model, target: str, score: str) -> str:
-    """A cell of the paper's value, where it has one, and ours."""
-    theirs = published(model, target)
+def paper_cell(evaluated: Evaluated, model: Model, target: str, score: str) -> str:
+    """A cell as the paper writes it; on AMIGOS with the paper's value, where it has one, before ours."""
+    ours, theirs = cell(evaluated, model, target, score, ("interval",)), published(model, target)
+    if not evaluated.is_amigos:
+        return ours
     text = "{:.2f}±{:.4f}".format(*theirs[PAPER_SCORES.index(score)]) if theirs else UNDEFINED
-    return f"{text}/{ours_alone(evaluated, model, target, score).replace(' ', '')}"
+    return f"{text}/{ours.replace(' ', '')}"
 
 
 def baseline_table(evaluated: Evaluated) -> list[dict]:
@@ -222,17 +197,15 @@ def baseline_table(evaluated: Evaluated) -> list[dict]:
     if not evaluated.is_amigos and not amigos:
         return []
     models = amigos + [model for model in evaluated.bases if model in evaluated.models]
-    title, fill, notes, theirs = "Table 4: the AMIGOS baseline", ours_alone, [], []
+    title = "Table 4: the AMIGOS baseline" + PAPER_OURS * evaluated.is_amigos
+    table = lines_table(evaluated, title, models, ("f1",), fill=paper_cell)
     if evaluated.is_amigos:
-        title, fill = f"{title} (paper / ours)", beside_the_paper
-        notes.append("[6]: on 20 s segments and by another protocol; not directly comparable (paper 5.4).")
-        for name, model in (("EEG [6]", "eeg"), ("Fused: EEG+ECG+GSR [6]", "fused")):
+        table["notes"] = ["[6]: on 20 s segments and by another protocol; not directly comparable (paper 5.4)."]
+        for name, model in (("Fused: EEG+ECG+GSR [6]", "fused"), ("EEG [6]", "eeg")):
             known = paper.PUBLISHED_BASELINE[model]
-            theirs.append([name, *(number(known.get(target, np.nan)) for target in evaluated.targets)])
-    table = lines_table(evaluated, title, models, ("f1",), notes, fill)
-    table["lines"] = theirs + table["lines"]
+            table["lines"].insert(0, [name, *(number(known.get(target, np.nan)) for target in evaluated.targets)])
     pairs = [(model, evaluated.baseline("amigos", model)) for model in evaluated.bases]
-    return [table, *tests_table(evaluated, "Table 4: differences", pairs, ("f1",))]
+    return [table, *(tests_table(evaluated, "Table 4: differences", pairs, ("f1",)) if evaluated.details else [])]
 
 
 def beside_tables(evaluated: Evaluated, of_scores) -> list[dict]:
@@ -257,9 +230,8 @@ def beside_tests(evaluated: Evaluated) -> list[dict]:
 
 
 def control_tables(evaluated: Evaluated) -> list[dict]:
-    """Fusion rules, frozen encoders, models of few labels and tests on other labelled sets: a table for each kind that
-    has models, and the tests of its differences."""
-    fused, controls = evaluated.fused(), evaluated.controls
+    """A table of each kind of control that has models, and the tests of its differences."""
+    fused, controls = evaluated.fused(), [model for model in evaluated.models if model.is_variant]
     rules = [model for model in evaluated.models if model.family == "rule"]
     frozen = [model for model in controls if model.freeze and not (model.tested_on or model.label_fraction < 1)]
     frozen_pairs = [(replace(model, freeze=False), model) for model in frozen]
@@ -273,12 +245,11 @@ def control_tables(evaluated: Evaluated) -> list[dict]:
         if model.label_fraction < 1 and not model.tested_on:
             scarce += [replace(model, label_fraction=1.0), model]
     elsewhere = [model for model in controls if model.tested_on]
-    other_set = "The model of each fold on all of the other set. 95 % intervals by drawing subjects of that set."
     layout = {  # title -> models, pairs whose difference is tested, notes
         "Fusion rules": ([fused] * bool(rules) + rules, [(fused, rule) for rule in rules], [FUSION_RULES]),
         "Frozen encoders": (frozen, frozen_pairs, []),
         "Scarce labels": (scarce, share_pairs, []),
-        "Other people": (elsewhere, [], [other_set]),
+        "Other people": (elsewhere, [], [OTHER_SET]),
     }
     found = []
     for title, (models, pairs, notes) in layout.items():
@@ -291,12 +262,9 @@ def control_tables(evaluated: Evaluated) -> list[dict]:
 def null_table(evaluated: Evaluated) -> list[dict]:
     """AUROC of the models against labels permuted within each subject; of those trained on shuffled labels, against a
     direction that chance chose in each fold."""
-    shuffled = [
-        model
-        for model in evaluated.controls
-        if model.shuffle_labels and not (model.tested_on or model.label_fraction < 1)
-    ]
     args, lines = (evaluated.args.permutations, evaluated.args.seed), []
+    shuffled = [model for model in evaluated.models if model.shuffle_labels]
+    shuffled = [model for model in shuffled if not (model.tested_on or model.label_fraction < 1)]
     for model in [*evaluated.main, *shuffled]:
         for target, predictions in evaluated.models[model].items():
             observed = evaluated.summaries[model][target]["auroc"]["mean"]
@@ -308,16 +276,16 @@ def null_table(evaluated: Evaluated) -> list[dict]:
             else:
                 null = scores.auroc_null(predictions, *args)
                 p = scores.two_tailed(observed, null)
-            found = {"auroc": observed, "null": scores.percentiles(null, between=False), "p": p}
-            evaluated.summaries[model][target]["within_subject"] = found
+            limits = scores.percentiles(null, between=False)
+            evaluated.summaries[model][target]["within_subject"] = {"auroc": observed, "null": limits, "p": p}
             words = UNDEFINED if np.isnan(p) else "inside" if p >= scores.SIGNIFICANT else "outside"
             text = cell(evaluated, model, target, "auroc")
-            lines.append([model.label, target, text, span(found["null"]), p_value(p), words])
+            lines.append([model.label, target, text, span(limits), p_value(p), words])
     notes = [
         "Null: 95 % of what the same predictions reach when the labels of trials are permuted within each subject. "
         "Shuffled labels: the same with the AUROC of each fold turned around 0.5 or not, for such a model finds a "
-        "direction in the signals that chance chose; it belongs inside. Its P is never below 2^(1 - k) for k folds: "
-        "with few folds it says little. P is two-tailed and not adjusted."
+        "direction in the signals that chance chose; it belongs inside, and its P is at least 2^(1 - k) for k folds. P "
+        "is two-tailed and not adjusted."
     ]
     if transfer(evaluated)["trial"] > 0:
         notes.append("Trials are in training and test here: a model that only recognises a trial is outside, too.")
@@ -328,7 +296,6 @@ def null_table(evaluated: Evaluated) -> list[dict]:
 def protocol_tables(first: Evaluated, second: Evaluated) -> list[dict]:
     """Two runs of the same data side by side and the difference, its interval by drawing the same subjects for both."""
     names = [f"{each.run.folder} ({each.run.settings['split']})" for each in (first, second)]
-    models = [model for model in first.models if model in second.models]
     notes = [
         "Difference [low, high by drawing subjects, 95 %]. n.s.: not significant, for the interval holds 0. Runs with "
         "the same folds are compared over those that both have."
@@ -337,15 +304,13 @@ def protocol_tables(first: Evaluated, second: Evaluated) -> list[dict]:
     head = ["", *(f"{target[:2].capitalize()}. {part}" for target in first.targets for part in parts)]
     for score in SHOWN:
         lines = []
-        for model in models:
-            cells = []
+        for model in (model for model in first.models if model in second.models):
+            lines.append([model.label])
             for target in first.targets:
-                cells += [cell(each, model, target, score, ()) for each in (first, second)]
+                lines[-1] += [cell(each, model, target, score, ()) for each in (first, second)]
                 found = first.compare_runs(second, model, target, score)
                 low, high = found["bootstrap"] if found else (np.nan, np.nan)
-                text = f"{number(found['difference'], '+')} {span([low, high])}" if found else UNDEFINED
-                cells.append(text + " n.s." * (low <= 0 <= high))
-            lines.append([model.label, *cells])
+                lines[-1].append((difference(found) if found else UNDEFINED) + " n.s." * (low <= 0 <= high))
         title = f"Protocols side by side, {SCORE_NAMES[score]}: 1st {names[0]}, 2nd {names[1]}"
         tables.append(table_of(title, head, lines, notes))
     return tables

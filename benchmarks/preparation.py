@@ -1,9 +1,10 @@
-"""This part measures the preparation of recordings: ours against MNE-Python."""
+"""This part measures the preparation of recordings: ours against MNE-Python, of a long one and of many short ones."""
 
-import multiprocessing
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -49,18 +50,6 @@ def prepare_mne(path, dataset, same_ends: bool):
     return raw.get_data(LABELS[dataset])
 
 
-def prepare_each(paths, dataset, prepare):
-    """Prepare one file after the other."""
-    for path in paths:
-        prepare(path, dataset)
-
-
-def prepare_in_two(paths, dataset, pool):
-    """Prepare two files at a time, by the two processes of `pool`."""
-    for done in [pool.submit(prepare_each, [path], dataset, prepare_ours) for path in paths]:
-        done.result()
-
-
 def largest_difference(paths, dataset) -> float:
     """Return how far ours and MNE with the same ends are apart, in SD of a channel."""
     difference = 0.0
@@ -71,8 +60,57 @@ def largest_difference(paths, dataset) -> float:
     return difference
 
 
+def write_recordings(raw, count, seconds, rate, modalities) -> int:
+    """Write EDF files of noise, the ECG with peaks, for --dataset folder; return their bytes in all."""
+    import edfio
+
+    random, piece = np.random.default_rng(0), min(seconds, 60)
+    names = [name for modality in modalities for name in paper.MODALITIES[modality].channels]
+    peaks = 900 * np.exp(-(((np.arange(piece * rate) / rate % 0.8) - 0.4) ** 2) / 2e-4)
+    raw.mkdir()
+    for number in range(count):
+        path, noise = raw / f"{number}.edf", random.normal(0, 20, (len(names), piece * rate))
+        noise[-1] += peaks
+        signals = [edfio.EdfSignal(each, rate, label=name, physical_dimension="uV") for each, name in zip(noise, names)]
+        edfio.Edf(signals).write(path)
+        # A longer one repeats its first minute: no more of it is in memory.
+        content, header, times = path.read_bytes(), 256 * (len(names) + 1), seconds // piece
+        with open(path, "wb") as file:
+            file.write(content[:236] + f"{times * piece:<8}".encode() + content[244:header])
+            file.writelines(content[header:] for _ in range(times))
+    lines = ["file,subject", *(f"{number}.edf,{number}" for number in range(count))]
+    (raw / "recordings.csv").write_text("\n".join(lines) + "\n")
+    return sum(path.stat().st_size for path in raw.glob("*.edf"))
+
+
+def prepare_folder(raw, workers, modalities) -> tuple[float, int]:
+    """Prepare recordings by prepare_data.py; return the seconds it took, and its largest memory in bytes."""
+    code = "import re, prepare_data; prepare_data.main(); "
+    code += "print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])"
+    flags = f"--dataset folder --raw {raw} --out {raw}-{workers} --workers {workers} --json --modalities".split()
+    command, start = [sys.executable, "-c", code, *flags, *modalities], time.perf_counter()
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True, check=True)
+    return time.perf_counter() - start, 1024 * int(done.stdout.split()[-1])
+
+
+def measure_sizes(flags):
+    """Print the memory that a long recording takes, and the time that many short ones take."""
+    both, hours = ("eeg", "ecg"), flags.files * 30 / 3600
+    with tempfile.TemporaryDirectory() as folder:
+        long, many = Path(folder) / "long", Path(folder) / "many"
+        size = write_recordings(long, 1, round(3600 * flags.hours), 512, both)
+        seconds, peak = prepare_folder(long, 1, both)
+        print("| | memory of a worker, MB | times the file | s an hour of signal |\n|---|---|---|---|")
+        row = f"{peak / 1e6:.0f} | {peak / size:.2f} | {seconds / flags.hours:.2f} |"
+        print(f"| {flags.hours:g} h of 11 channels at 512 Hz, one worker | {row}")
+        write_recordings(many, flags.files, 30, 300, ("ecg",))
+        for workers in (1, 2):
+            seconds, _ = prepare_folder(many, workers, ("ecg",))
+            print(f"| {flags.files} ECGs of 30 s at 300 Hz, {workers} workers | | | {seconds / hours:.2f} |")
+
+
 def run(flags):
-    """Read, filter and resample EDF files: ours and MNE-Python on one core, and ours by two processes, in turns."""
+    """Read, filter and resample EDF files on one core: ours and MNE-Python, in turns."""
     try:
         import mne
     except ImportError as error:
@@ -81,24 +119,21 @@ def run(flags):
     paths = reader.sources(flags.raw)
     if not paths:
         raise FileNotFoundError(f"{flags.raw}: no file of {dataset} below it; prepare_data.py --list has their names")
-    # Forked, like the workers of prepare_data.py, which starts them once for all files: their start is not timed.
-    pool = ProcessPoolExecutor(2, multiprocessing.get_context("fork"), threadpool_limits, (1,))
     theirs = [f"MNE {mne.__version__}", f"MNE {mne.__version__}, our ends"]
     rivals = {
-        "ours": partial(prepare_each, prepare=prepare_ours),
-        "ours, two workers": partial(prepare_in_two, pool=pool),
-        theirs[0]: partial(prepare_each, prepare=partial(prepare_mne, same_ends=False)),
-        theirs[1]: partial(prepare_each, prepare=partial(prepare_mne, same_ends=True)),
+        "ours": prepare_ours,
+        theirs[0]: partial(prepare_mne, same_ends=False),
+        theirs[1]: partial(prepare_mne, same_ends=True),
     }
     seconds = {name: [] for name in rivals}
-    with pool, threadpool_limits(1):
+    with threadpool_limits(1):
         difference = largest_difference(paths, dataset)
-        prepare_in_two(paths, dataset, pool)
         # The rivals take turns, so that a change of the clock's rate meets all of them.
         for _ in tqdm(range(flags.repeats), unit="round", disable=None):
             for name, rival in rivals.items():
                 start = time.perf_counter()
-                rival(paths, dataset)
+                for path in paths:
+                    rival(path, dataset)
                 seconds[name].append(time.perf_counter() - start)
     print(f"Reading, filtering and resampling the {len(paths)} files of {dataset}, {flags.repeats} rounds")
     print(f"| | median s | its time / {theirs[0]} | its time / {theirs[1]} |\n|---|---|---|---|")
@@ -106,7 +141,8 @@ def run(flags):
         pairs = (zip(times, seconds[their]) for their in theirs)
         ratios = " | ".join(f"{statistics.median(a / b for a, b in pair):.2f}" for pair in pairs)
         print(f"| {name} | {statistics.median(times):.2f} | {ratios} |")
-    print(f"Largest difference from MNE with our ends: {difference:.1e} SD")
+    print(f"Largest difference from MNE with our ends: {difference:.1e} SD\n")
+    measure_sizes(flags)
 
 
 def add_flags(part) -> None:
@@ -114,3 +150,5 @@ def add_flags(part) -> None:
     part.add_argument("--raw", type=Path, required=True, help="folder of its EDF files")
     part.add_argument("--dataset", choices=READERS, default="eegmat", help="what lies there (default: %(default)s)")
     part.add_argument("--repeats", type=positive(int), default=5, help="rounds (default: %(default)s)")
+    part.add_argument("--hours", type=positive(float), default=24.0, help="of the long one (default: %(default)s)")
+    part.add_argument("--files", type=positive(int), default=2000, help="short ones (default: %(default)s)")

@@ -1,5 +1,4 @@
-"""This part measures one training step of the paper's EEG network: ours against stock PyTorch, each side in a process
-of its own."""
+"""This part measures a training step of the paper's EEG network: ours against PyTorch's, each in its own process."""
 
 import multiprocessing
 import re
@@ -20,9 +19,6 @@ from training.machine import keep_memory
 CHANNELS = len(paper.MODALITIES["eeg"].channels)
 TASKS = ("pre-training", "fine-tuning")
 SIDES = ("ours", "stock", "compiled")
-
-
-# ---- the two sides --------------------------------------------------------------------------------------------------
 
 
 class StockModel(SingleModalityModel):
@@ -88,16 +84,9 @@ class Noise:
         return model.reconstruction_loss(signals, sample_mask(len(signals), paper.POINTS, *masking))
 
 
-# ---- time and memory ------------------------------------------------------------------------------------------------
-
-
 def work(side, task, flags, pipe):
-    """Live the life of one side's process, which trains on one batch again and again: answer each True with the seconds
-    of a step by the clock and those of the CPUs, and False with the peak of memory.
-
-    On a machine that others use too, with one thread, the seconds of the CPUs are the fair ones. On a GPU steps
-    overlap, as in training: what the CPU does for one hides behind the last.
-    """
+    """Train on one batch again and again, as one side's process: answer each True with the seconds of a step by the
+    clock and by the CPUs (fair on a machine that others use, too), and False with the most memory in use, in bytes."""
     torch.set_num_threads(flags.threads)
     if side == "ours" or flags.allocator == "same":
         keep_memory()
@@ -126,14 +115,8 @@ def work(side, task, flags, pipe):
         torch.cuda.reset_peak_memory_stats()
     while pipe.recv():
         pipe.send(turn(flags.steps))
-    pipe.send(peak_bytes(flags.device))
-
-
-def peak_bytes(device):
-    """Return the most memory that was in use: of the GPU, else of this process as Linux tells it."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
+    peak = 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
+    pipe.send(torch.cuda.max_memory_allocated() if flags.device == "cuda" else peak)
 
 
 def measure(task, flags):

@@ -1,8 +1,7 @@
 """A stage of the method (pretrain.py, finetune.py, fuse.py) on a Ray cluster: what tune.py and cluster.py share.
 
-Each stage runs as a process of its own, by the command line that a shell would give. So it does what the shell does to
-the last bit: nothing of a stage is written a second time, its exit code says what happened, SIGTERM saves, and the same
-command goes on from the checkpoint, on whichever node. Ray's workers import neither PyTorch nor a script.
+Each stage runs as a process of its own, by the command line that a shell would give: its exit code says what happened,
+SIGTERM saves, and the same command goes on from the checkpoint, on whichever node, to the same last bit.
 """
 
 import importlib
@@ -24,10 +23,8 @@ WITH_PARENT = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else
 
 
 def start_ray(address: str, threads: int, gpus: float, *modules: str) -> list:
-    """Connect to the cluster at `address`, or start Ray on this machine where that is "local", and import `modules`.
-
-    Raises ValueError where Ray is missing, nothing answers, or no node has `threads` CPUs and `gpus` of a GPU.
-    """
+    """Connect to the cluster at `address`, or start Ray on this machine where that is "local", and import `modules`;
+    ValueError where Ray is missing, nothing answers, or no node has `threads` CPUs and `gpus` of a GPU."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray prints pages of a dead node's log into the table, which says itself what is tried again.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "Raylet is terminated|marked dead|retries remaining")
@@ -51,9 +48,8 @@ def start_ray(address: str, threads: int, gpus: float, *modules: str) -> list:
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if not any(node.get("CPU", 0) >= threads and node.get("GPU", 0) >= gpus for node in nodes):
         found = ", ".join(f"{node.get('CPU', 0):g} and {node.get('GPU', 0):g}" for node in nodes)
-        raise ValueError(
-            f"--threads {threads}, --gpus {gpus:g}: expected a node with as many CPUs and GPUs, found {found}"
-        )
+        flags = f"--threads {threads}, --gpus {gpus:g}"
+        raise ValueError(f"{flags}: expected a node with as many CPUs and GPUs, found {found}")
     return [ray, *imported]
 
 
@@ -61,16 +57,11 @@ def start(script: str, flags: list[str], log: Path, threads: int, folder: str) -
     """Start `script` in `folder`, its output appended to `log`."""
     command = [sys.executable, str(HERE / script), *flags, "--threads", str(threads)]
     log.parent.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}  # Ray has set its own
     with open(log, "a") as file:
         print(f"--- on {socket.gethostname()}: {shlex.join(command)}", file=file, flush=True)
-        return subprocess.Popen(
-            [*WITH_PARENT, *command],
-            cwd=folder,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads)},  # Ray has set its own
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-        )
+        streams = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": subprocess.STDOUT}
+        return subprocess.Popen([*WITH_PARENT, *command], cwd=folder, env=environment, **streams)
 
 
 def was_stopped(code: int) -> bool:

@@ -9,6 +9,8 @@ import os
 import signal
 import sys
 from contextlib import nullcontext
+from functools import partial
+from io import TextIOWrapper
 from pathlib import Path
 
 from paper import CHOICES, MODALITIES, STAGES, TARGETS
@@ -17,31 +19,34 @@ BELOW_ONE = ("dropout", "classifier_dropout", "fusion_dropout", "mask_probabilit
 MAY_BE_ZERO = ("dropout", "classifier_dropout", "fusion_dropout", "weight_decay", "warmup_epochs", "beta1", "beta2")
 
 
-# ---- errors ---------------------------------------------------------------------------------------------------------
-
-
 def run(main, together=None) -> None:
     """Call `main()`; what is wrong with the user's files or flags ends in one line on stderr and exit code 2.
 
-    together: the context in which several processes train one model (training/distributed.py); without it, the script
-    refuses to be one of several processes.
+    together: the context of several processes that train one model; without it, the script refuses to be one of them.
     """
+    if isinstance(sys.stdout, TextIOWrapper):  # the name of a file may be in another encoding
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         if together is None:
             refuse_processes()
         with (together or nullcontext)():
             main()
-    except OSError as error:
-        complain(f"{error.filename}: {error.strerror or error}" if error.filename else str(error.strerror or error))
-    except ValueError as error:
-        complain(str(error))
+    except (OSError, ValueError) as error:
+        complain(one_line(error))
     except KeyboardInterrupt:
         complain("interrupted; the same command goes on from here", 128 + signal.SIGINT)
 
 
+def one_line(error: OSError | ValueError) -> str:
+    """What is wrong, without line breaks; of the system's errors with the file first."""
+    what = getattr(error, "strerror", None) or error
+    file = getattr(error, "filename", None)
+    return " ".join((f"{file}: {what}" if file else str(what)).split())
+
+
 def complain(line: str, code: int = 2) -> None:
     """Print one line on stderr and exit."""
-    print(f"{Path(sys.argv[0]).name}: {' '.join(line.split())}", file=sys.stderr)
+    print(f"{Path(sys.argv[0]).name}: {line}", file=sys.stderr)
     raise SystemExit(code)
 
 
@@ -49,13 +54,9 @@ def refuse_processes() -> None:
     """ValueError where torchrun started several processes of a script that is one."""
     processes = os.environ.get("WORLD_SIZE", "1")
     if processes != "1":
-        # One line is enough: the first process says it.
-        if os.environ.get("RANK", "0") != "0":
+        if os.environ.get("RANK", "0") != "0":  # one line is enough: the first process says it
             raise SystemExit(2)
         raise ValueError(f"runs as one process, found WORLD_SIZE {processes}; call it with python, not torchrun")
-
-
-# ---- flags ----------------------------------------------------------------------------------------------------------
 
 
 class Parser(argparse.ArgumentParser):
@@ -69,7 +70,7 @@ class Parser(argparse.ArgumentParser):
             usage="%(prog)s [flags]",
             description="\n\n".join(paragraphs[:start]),
             epilog="\n\n".join(paragraphs[start:]),
-            formatter_class=Help,
+            formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=32),
             **options,
         )
         self._optionals.title = "first of all"
@@ -77,13 +78,6 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str):
         """Raise what is wrong with a flag as a ValueError."""
         raise ValueError(message)
-
-
-class Help(argparse.RawDescriptionHelpFormatter):
-    """Help that keeps the lines of the description, and gives the flags their own column."""
-
-    def __init__(self, prog: str):
-        super().__init__(prog, max_help_position=32)
 
 
 def positive(number: type, zero: bool = False, below_one: bool = False, least: int = 0):
@@ -145,9 +139,6 @@ def words(value) -> str:
     return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-# ---- hyper-parameters: the tables of paper.py -----------------------------------------------------------------------
-
-
 def add_hyperparameters(parser: argparse.ArgumentParser, stage: str) -> None:
     """Add the flags of one of STAGES. They default to None; `resolve_hyperparameters` fills in the paper's values."""
     group = parser.add_argument_group("hyper-parameters (default: the paper's)")
@@ -172,9 +163,7 @@ def type_of(name: str, value) -> tuple:
     return number, positive(number, zero=name in MAY_BE_ZERO, below_one=name in BELOW_ONE)
 
 
-def resolve_hyperparameters(
-    args: argparse.Namespace, stage: str, modality: str | None = None, known: dict | None = None
-) -> None:
+def resolve_hyperparameters(args, stage: str, modality: str | None = None, known: dict | None = None) -> None:
     """Give every flag of `stage` that the user left out its value from --hyperparameters, else from `known`, else the
     paper's for `modality`. Raises ValueError and OSError like `read_hyperparameters`."""
     if args.hyperparameters:
@@ -189,8 +178,7 @@ def read_hyperparameters(path: Path, stage: str, wanted_for: dict | None = None)
     """The flags of `stage` in a best.json of tune.py: {"hyperparameters": {"lr": 0.0003, ...}, "fold": 3, ...}.
 
     wanted_for: the flags of the call; another target or fold than the search's is said on stderr. Raises ValueError
-    where the search was for another stage or modality, and where a flag is none of this stage, or its value none that
-    it would take.
+    where the search was for another stage or modality, and for a flag or a value that this stage does not take.
     """
     try:
         searched = json.loads(path.read_text())
@@ -211,9 +199,8 @@ def read_hyperparameters(path: Path, stage: str, wanted_for: dict | None = None)
 def checked_value(path: Path, stage: str, name: str, value):
     """The value of one flag of a best.json, as the flag would take it; ValueError where it would not."""
     if name not in STAGES[stage]:
-        raise ValueError(
-            f"{path}: expected flags of this stage, found {name}; take the file of a search with this --stage"
-        )
+        advice = "take the file of a search with this --stage"
+        raise ValueError(f"{path}: expected flags of this stage, found {name}; {advice}")
     like = STAGES[stage][name][0]
     _, parse = type_of(name, like)
     try:
@@ -225,9 +212,6 @@ def checked_value(path: Path, stage: str, name: str, value):
     if read == []:
         raise ValueError(f"{path}: expected one number or more as {name}, found none")
     return read
-
-
-# ---- variants of a model, which have files of their own -------------------------------------------------------------
 
 
 def add_modality(parser) -> None:

@@ -19,7 +19,7 @@ from paper import TARGETS
 
 MODALITIES = ("eeg", "ecg")
 ECG_SIDES = ("left", "right")
-FILE = re.compile(r"Data_Preprocessed_(?P<subject>P\d{2})\.mat")
+FILE = re.compile(r"Data_Preprocessed_(?P<subject>P\d{2})\.mat", re.IGNORECASE)
 sources = partial(files_below, pattern=FILE)
 RATE = 128.0  # Hz
 COLUMNS = "AF3 F7 F3 FC5 T7 P7 O1 O2 P8 T8 FC6 F4 F8 AF4 right left GSR".split()
@@ -31,16 +31,18 @@ def read(path, channels, ecg_side="left"):
     """Yield the videos of one subject, in the file's order; a trial is named by its video, for each is seen once."""
     [subject] = FILE.fullmatch(path.name).groups()
     columns = {m: [ecg_side] if m == "ecg" else names for m, names in channels.items()}
-    for video, signal, ratings, simulated in videos(path):
+    notes = []
+    for video, signal, ratings, simulated in videos(path, notes):
         signals = {m: pick(signal, names, COLUMNS, path) for m, names in columns.items()}
         rate = dict.fromkeys(channels, RATE)
-        yield Recording(subject, video, video, signals, rate, channels, ratings, path, simulated)
+        yield Recording(subject, video, video, signals, rate, channels, ratings, path, simulated, notes=tuple(notes))
 
 
-def videos(path):
+def videos(path, notes=None):
     """Yield each video of one subject as its name, its signals (n, 17) with all COLUMNS, its ratings by name, and
-    whether the file says of itself that it was simulated. Raise ValueError where the file is damaged."""
-    whole = read_mat(path, (*VARIABLES, "simulated"))
+    whether the file says of itself that it was simulated; `notes` as in `read_mat`. Raise ValueError where the file is
+    damaged."""
+    whole = read_mat(path, (*VARIABLES, "simulated"), notes)
     columns = [cells(whole.get(name), name, path, (1, 20))[0] for name in VARIABLES]
     for v, (signal, ratings, video) in enumerate(zip(*columns), 1):
         if np.size(signal) == 0:

@@ -21,4 +21,4 @@ sources = partial(files_below, pattern=FILE)
 def read(path, channels, ecg_side=None):
     """Yield the one run of a file. It is one trial; its number, which tells the task, stands for the video."""
     subject, run = (part.upper() for part in FILE.fullmatch(path.name).groups())
-    yield Recording(subject, run, run, *read_edf(path, channels), channels, {}, path)
+    yield Recording(subject, run, run, ratings={}, source=path, **read_edf(path, channels)._asdict())

@@ -26,7 +26,8 @@ CLIPS = 18
 
 def read(path, channels, ecg_side="left"):
     """Yield the clips of all subjects, in the file's order; subjects and clips are numbered from 1."""
-    whole = read_mat(path, ["DREAMER"]).get("DREAMER")
+    notes = []
+    whole = read_mat(path, ["DREAMER"], notes).get("DREAMER")
     rate = {m: number(field(whole, f"{m.upper()}_SamplingRate", path), f"{path}: {m} rate") for m in channels}
     columns = {m: [ecg_side] if m == "ecg" else names for m, names in channels.items()}
     subjects = cells(field(whole, "Data", path), "DREAMER.Data", path)
@@ -41,9 +42,8 @@ def read(path, channels, ecg_side="left"):
             for m, films in clips.items():
                 signal = matrix(films[clip], f"{where}.{m.upper()}.stimuli{{{clip + 1}}}", len(COLUMNS[m]))
                 signals[m] = pick(signal, columns[m], COLUMNS[m], path)
-            rated = {name: values[clip] for name, values in ratings.items()}
-            film = f"film{clip + 1:02d}"
-            yield Recording(f"S{place:02d}", film, film, signals, rate, channels, rated, path)
+            rated, film = {name: values[clip] for name, values in ratings.items()}, f"film{clip + 1:02d}"
+            yield Recording(f"S{place:02d}", film, film, signals, rate, channels, rated, path, notes=tuple(notes))
 
 
 def _ratings(subject, name, where) -> list[float]:

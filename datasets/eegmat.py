@@ -23,5 +23,5 @@ def read(path, channels, ecg_side=None):
     """Yield the one recording of a file; it is one trial, named like the file."""
     subject, number = FILE.fullmatch(path.name).groups()
     task, arousal = TASKS[number]
-    signals, rate = read_edf(path, channels)
-    yield Recording(subject.capitalize(), path.stem, task, signals, rate, channels, {"arousal": arousal}, path)
+    found = read_edf(path, channels)._asdict()
+    yield Recording(subject.capitalize(), path.stem, task, ratings={"arousal": arousal}, source=path, **found)

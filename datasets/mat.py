@@ -22,33 +22,38 @@ MATRIX, COMPRESSED = 14, 15  # types of elements
 NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 TEXTS = {16: "utf-8", 17: "utf-16-{}", 18: "utf-32-{}"}
 CELL, STRUCT, OBJECT, CHARACTERS, SPARSE, LAST = 1, 2, 3, 4, 5, 15  # classes of arrays; numbers from 6 to LAST
+HEAD = 4096  # bytes of an array that surely hold its name
 COMPLEX = 0x800  # a flag beside the class
 DEEPEST = 20  # cells in structs in cells ...; those of the data sets go down to 6
 SPARE = 65536  # values or bytes that a damaged file may claim too many: they cost nothing
 
 
-def read_mat(path, names) -> dict:
-    """Return the variables `names` as far as the file has them; raise ValueError where the file is damaged."""
+def read_mat(path, names, notes=None) -> dict:
+    """Return the variables `names` as far as the file has them, and add what was left over in it to the list `notes`.
+
+    Other variables are not looked at, whatever they are. Raise ValueError where the file is damaged.
+    """
+    notes = [] if notes is None else notes
     with open(path, "rb") as file:
         header = file.read(520)
-        h5py = optional("h5py", path, "a MAT 7.3 file") if header[512:] == HDF5 else None
+        h5py = optional("h5py", path, "a MAT 7.3 file") if HDF5 in (header[:8], header[512:]) else None
         order = ORDERS.get(header[124:128])
         if not h5py and not order:
-            raise ValueError(f"{path}: expected a MAT file (5 or 7.3), found no header of one; download it again")
+            advice = "download it again, or save it as such"
+            raise ValueError(f"{path}: expected a MAT file (5 or 7.3), found no header of one; {advice}")
         with refuse_damage(path, "a MAT file (5 or 7.3)"):
             if h5py:
                 with h5py.File(path, "r") as tree:
                     return {name: _from_hdf5(tree, tree[name], 0) for name in names if name in tree}
             file.seek(128)
-            return _from_mat5(file, names, order)
+            return _from_mat5(file, names, order, notes)
 
 
 def cells(value, what, path, shape=None):
     """Return `value`; raise ValueError where it is no cell, or none of this shape."""
     if not isinstance(value, np.ndarray) or value.dtype != object or shape not in (None, value.shape):
-        found = "nothing" if value is None else describe(value)
         expected = f"{what} as a {f'{shape} ' if shape else ''}cell"
-        raise ValueError(f"{path}: expected {expected}, found {found}; download the file again")
+        raise ValueError(f"{path}: expected {expected}, found {describe(value)}; download the file again")
     return value
 
 
@@ -71,9 +76,8 @@ def matrix(value, where, columns=None):
     """Return `value`; raise ValueError where it is no real matrix, of `columns` columns if that is given."""
     is_matrix = isinstance(value, np.ndarray) and value.dtype.kind in "fiu" and value.ndim == 2
     if not is_matrix or columns not in (None, value.shape[1]):
-        raise ValueError(
-            f"{where}: expected numbers (n, {columns or 'k'}), found {describe(value)}; download the file again"
-        )
+        expected = f"numbers (n, {columns or 'k'})"
+        raise ValueError(f"{where}: expected {expected}, found {describe(value)}; download the file again")
     return value
 
 
@@ -87,7 +91,9 @@ def field(value, name, where):
 
 def describe(value) -> str:
     """Return a few words on what was found in place of what was expected."""
-    return f"{value.shape} of {value.dtype}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
+    if isinstance(value, np.ndarray):
+        return f"{value.shape} of {value.dtype}"
+    return "nothing" if value is None else f"a {type(value).__name__}"
 
 
 def _objects(items, shape):
@@ -101,39 +107,49 @@ def _objects(items, shape):
 # ---- MAT 5: a file is a row of elements, an array one element of several, a cell an array of arrays -----------------
 
 
-def _from_mat5(file, names, order) -> dict:
+def _from_mat5(file, names, order, notes) -> dict:
     """Return the variables `names` of a file that is open behind its header; `order` is "<" or ">"."""
-    end, found = os.fstat(file.fileno()).st_size, {}
+    end, place, found = os.fstat(file.fileno()).st_size, file.tell(), {}
     while len(tag := file.read(8)) == 8:
         kind, size = struct.unpack(order + "II", tag)
-        if size > end - file.tell():
+        start, wanted = file.tell(), set(names) - found.keys()
+        if kind not in (MATRIX, COMPRESSED) or size > end - start and not wanted:
+            break
+        if size > end - start:
             raise ValueError(f"a variable of {size} bytes that ends too early")
-        if kind == COMPRESSED:
-            [(kind, data), *_] = _elements(_inflated(file, size), order)
-        else:
-            data = memoryview(file.read(size))
-        name, value = _array(data, order, names) if kind == MATRIX else ("", None)
-        if name in names:
-            found[name] = value
+        if wanted and (name := _name(file.read(min(size, HEAD)), kind, order)) in wanted:
+            file.seek(start)
+            found[name] = _variable(memoryview(file.read(size)), kind, order, notes)
+        place = file.seek(start + size)
+    if place < end:
+        notes.append(f"{end - place} bytes behind the last variable of the file were left over")
     return found
 
 
-def _inflated(file, size) -> memoryview:
-    """Return what the next `size` bytes of `file` hold compressed. They are read in pieces, as a file may be large."""
-    data, inflate, end = bytearray(), zlib.decompressobj(), file.tell() + size
-    while not inflate.eof:
-        packed = file.read(min(65536, end - file.tell()))
-        if not packed:
-            raise ValueError("a compressed variable that ends too early")
-        data += inflate.decompress(packed)
-    file.seek(end)
-    return memoryview(data)
+def _name(head, kind, order) -> str:
+    """Return the name of the variable that begins with the bytes `head`."""
+    if kind == COMPRESSED:
+        head = zlib.decompressobj().decompress(head, HEAD)[8:]
+    parts = _elements(head, order, 3)  # flags, shape and name
+    return bytes(parts[2][1]).decode("latin-1") if len(parts) == 3 else ""
 
 
-def _elements(data, order) -> list[tuple]:
-    """Return the elements that `data` holds one after the other, each as its type and its bytes."""
+def _variable(data, kind, order, notes):
+    """Return the value of the variable that the bytes `data` hold."""
+    if kind == COMPRESSED:
+        inflate = zlib.decompressobj()
+        (kind, data), *more = _elements(memoryview(inflate.decompress(data)), order)
+        if kind != MATRIX or not inflate.eof:
+            raise ValueError(f"a compressed part of type {kind}, or one that ends too early")
+        if more or inflate.unused_data:
+            notes.append("bytes behind a compressed variable were left over")
+    return _array(data, order)
+
+
+def _elements(data, order, most=None) -> list[tuple]:
+    """Return the elements, `most` at most, that `data` holds one after the other, each as its type and its bytes."""
     found, place = [], 0
-    while place + 8 <= len(data):
+    while place + 8 <= len(data) and len(found) != most:
         kind, size = struct.unpack_from(order + "II", data, place)
         start, place = place + 8, place + 8 + size + -size % 8
         if kind >> 16:  # up to four bytes lie in the tag itself
@@ -144,39 +160,38 @@ def _elements(data, order) -> list[tuple]:
     return found
 
 
-def _array(data, order, names=None, depth=0) -> tuple:
-    """Return name and value of the array whose element holds the bytes `data`; its value is None where its name is
-    not among `names`, or its class is none that is read."""
+def _array(data, order, depth=0):
+    """Return the value of the array whose element holds the bytes `data`; None where its class is none that is read."""
     if len(data) == 0:
-        return "", np.empty((0, 0))
+        return np.empty((0, 0))
     if depth > DEEPEST:
         raise ValueError(f"cells nested deeper than {DEEPEST}")
     (_, flags), (_, shape), (_, name), *parts = _elements(data, order)
     (flags,) = struct.unpack_from(order + "I", flags)
-    kind, name = flags & 0xFF, bytes(name).decode("latin-1")
-    if kind > LAST or kind in (OBJECT, SPARSE) or names is not None and name not in names:
-        return name, None
+    kind = flags & 0xFF
+    if kind > LAST or kind in (OBJECT, SPARSE):
+        return None
     shape = np.frombuffer(shape, order + "i4").tolist()
-    what = f"{name or 'a part'} of class {kind} and shape {shape}"
+    what = f"{bytes(name).decode('latin-1') or 'a part'} of class {kind} and shape {shape}"
     if min(shape) < 0 or max(shape) > max(SPARE, len(data)):  # one side may be huge where another is 0
         raise ValueError(f"{what} in {len(data)} bytes")
     if kind == CELL:
-        return name, _objects(_arrays(parts, order, depth), shape)
+        return _objects(_arrays(parts, order, depth), shape)
     if kind == STRUCT:
-        return name, _structs(parts, order, depth, shape, what)
+        return _structs(parts, order, depth, shape, what)
     if kind == CHARACTERS:
-        return name, _text(parts, order, shape)
+        return _text(parts, order, shape)
     arrays = [np.frombuffer(part, order + NUMBERS[stored]) for stored, part in parts]
     if len(arrays) != (2 if flags & COMPLEX else 1):
         raise ValueError(f"{what} in {len(arrays)} parts")
-    return name, (arrays[0] + 1j * arrays[1] if flags & COMPLEX else arrays[0]).reshape(shape, order="F")
+    return (arrays[0] + 1j * arrays[1] if flags & COMPLEX else arrays[0]).reshape(shape, order="F")
 
 
 def _arrays(parts, order, depth) -> list:
     """Return the values of the arrays that lie within another."""
     if any(kind != MATRIX for kind, _ in parts):
         raise ValueError(f"parts of a cell or struct of types {sorted({kind for kind, _ in parts})}")
-    return [_array(part, order, None, depth + 1)[1] for _, part in parts]
+    return [_array(part, order, depth + 1) for _, part in parts]
 
 
 def _structs(parts, order, depth, shape, what):
@@ -221,5 +236,8 @@ def _from_hdf5(tree, item, depth):
         return "" if kind == b"char" else np.empty((0, 0), object if kind == b"cell" else float)
     values = item[()]
     if item.dtype == object:
-        return _objects([_from_hdf5(tree, tree[each], depth + 1) for each in values.ravel()], values.T.shape)
+        items = [_from_hdf5(tree, tree[each], depth + 1) if each else None for each in values.ravel()]
+        return _objects(items, values.T.shape)
+    if kind == b"char" and values.ndim == 2 and values.shape[1] > 1:  # a name a row
+        return np.array(["".join(map(chr, row)) for row in values.T])
     return "".join(map(chr, values.T.ravel())) if kind == b"char" else values.T

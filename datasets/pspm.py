@@ -13,19 +13,20 @@ from functools import partial
 
 import numpy as np
 
-from datasets import Recording, files_below
+from datasets import Recording, files_below, plain_name, unit_scales
 from datasets.mat import cells, describe, field, matrix, number, read_mat
 
 MODALITIES = ("ecg",)
 ECG_SIDES = ()
-FILE = re.compile(r"(?P<subject>(.+)_spike_(\w+?))(_.*)?\.mat")
+FILE = re.compile(r"(?P<subject>(.+)_spike_(\w+?))(_.*)?\.mat", re.IGNORECASE)
 sources = partial(files_below, pattern=FILE)
 
 
 def read(path, channels, ecg_side=None):
     """Yield the one recording of a file. It is one trial; its set stands for the video. There are no ratings."""
-    _, experiment, person, _ = FILE.fullmatch(path.name).groups()
-    variables = read_mat(path, ["infos", "data"])
+    name, notes = plain_name(path.name), []
+    _, experiment, person, _ = FILE.fullmatch(name).groups()
+    variables = read_mat(path, ["infos", "data"], notes)
     if "infos" not in variables:
         raise ValueError(f"{path}: expected infos and data, found no infos, as in a file of behaviour; take it out")
     seconds = number(field(variables["infos"], "duration", f"{path}: infos"), f"{path}: infos.duration")
@@ -36,16 +37,17 @@ def read(path, channels, ecg_side=None):
         header = field(channel, "header", where)
         words = [field(header, key, where) for key in ("chantype", "units")]
         kinds.append(" in ".join(word if isinstance(word, str) else describe(word) for word in words))
-        if kinds[-1].startswith("ecg in ") and kinds[-1] != "ecg in events":
+        if kinds[-1].lower().startswith("ecg in ") and not kinds[-1].endswith(" events"):
             break
     else:
         raise ValueError(f"{path}: expected a channel ecg, found {', '.join(kinds) or 'none'}; take the file out")
     rate = number(field(header, "sr", where), f"{where}.header.sr")
     signal = matrix(field(channel, "data", where), f"{where}.data")
     if 1 not in signal.shape or not abs(signal.size - seconds * rate) <= max(rate, 1):
-        raise ValueError(
-            f"{where}: expected {seconds:g} s (infos.duration) of one ECG at {rate:g} Hz, found {signal.shape}; "
-            "download the file again"
-        )
-    subject, signals = f"{experiment}_{person}", {"ecg": signal.reshape(1, -1).astype(np.float64)}
-    yield Recording(subject, path.stem, experiment, signals, {"ecg": rate}, channels, {}, path)
+        expected = f"{seconds:g} s (infos.duration) of one ECG at {rate:g} Hz"
+        raise ValueError(f"{where}: expected {expected}, found {signal.shape}; download the file again")
+    [scale], units = unit_scales([kinds[-1][len("ecg in ") :]], ["ecg"], "ecg", path)
+    with np.errstate(all="ignore"):  # what is no number is found later
+        signals = {"ecg": signal.reshape(1, -1).astype(np.float64) * scale}
+    about = {"ratings": {}, "source": path, "units": units, "notes": tuple(notes)}
+    yield Recording(f"{experiment}_{person}", path.stem, experiment, signals, {"ecg": rate}, channels, **about)

@@ -207,10 +207,9 @@ def write_person(path, rng, rated, seconds, effect, said):
 def write_cohort(folder, subjects=8, unrated_subjects=4, videos=16, seconds=50, effect=1.0, seed=0):
     """Write `folder`/Data_Preprocessed_P01.mat and so on, all or nothing; the same arguments give the same bytes.
 
-    `subjects` rated people come first, then `unrated_subjects` whose ratings are missing as AMIGOS marks it: (1, 0).
-    `effect` multiplies EFFECTS: at 0 the signals know nothing of the ratings. A variable `simulated` in each file, and
-    simulated.json beside them, hold the arguments. A folder with this very cohort is left as it is. Return whether it
-    was written; raise FileExistsError if the folder holds anything else, ValueError for an argument out of range.
+    The `unrated_subjects` come last. `effect` multiplies EFFECTS: at 0 the signals know nothing of the ratings. A
+    variable `simulated` in each file, and simulated.json, hold the arguments. Return whether it was written: this very
+    cohort is left as it is. Raise FileExistsError where something else is there, ValueError for a wrong argument.
     """
     limits = {"subjects": (subjects, 1, 99), "unrated_subjects": (unrated_subjects, 0, 99), "videos": (videos, 1, 20),
               "seconds": (seconds, 10, 3600), "effect": (effect, 0, 2), "seed": (seed, 0, 2**63)}
@@ -224,8 +223,8 @@ def write_cohort(folder, subjects=8, unrated_subjects=4, videos=16, seconds=50, 
     if folder.exists() and any(folder.iterdir()):
         if note.exists() and note.read_text() == said:
             return False
-        raise FileExistsError(f"{folder}: expected to be absent, empty or the very cohort asked for ({said}), found "
-                              "other files; remove it or name another folder")
+        expected = f"to be absent, empty or the very cohort asked for ({said})"
+        raise FileExistsError(f"{folder}: expected {expected}, found other files; remove it or name another folder")
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

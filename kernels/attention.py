@@ -9,9 +9,8 @@ seed, the head and the position:
     M[row, column] = int32(R[row] * C[column]) >= threshold(p)
 
 So a bit of the mask depends on (seed, head, row, column) alone, and is the same on every device. On CUDA the operator
-runs the Triton kernels of `attention_triton.py`; their backward pass computes P and M again. Everywhere else it runs
-the same mathematics in PyTorch, written in this file, one sample at a time; the forward pass then keeps P for the
-backward pass, with negative signs where M drops.
+runs the Triton kernels of `attention_triton.py`; their backward pass computes P and M again. Elsewhere it runs the same
+mathematics in PyTorch, one sample at a time, and keeps P for the backward pass, with negative signs where M drops.
 
 Shapes, with the letters of model.py: B samples of a batch, H heads, E features of a head, Nq queries, Nk keys.
 """
@@ -36,9 +35,9 @@ def attention(q, k, v, dropout_p=0.0, seed=None, rows=None):
     floating dtype; under autocast they are cast to its dtype.
     dropout_p: the probability that a weight is dropped, from 0 to below 1.
     seed: (B,) int64, one number a sample; needed if dropout_p > 0.
-    rows: (B, Nq) int, the row of the matrix of weights that each query has; by default 0 .. Nq - 1. It is for a q that
-    holds only some queries of a sequence, and chooses the rows of the dropout mask and nothing else. A sample with
-    fewer queries than Nq ends with rows of -1: the output there means nothing, and its gradient must be 0.
+    rows: (B, Nq) int, the row of the dropout mask that each query has, where q holds only some queries of a sequence;
+    by default 0 .. Nq - 1. A sample with fewer queries ends with rows of -1: its output there means nothing, and the
+    gradient must be 0.
     Returns (B, H, Nq, E) in the dtype of q. Raises ValueError where shapes, dtypes or dropout_p do not fit.
     `attention.last_path` tells which path ran last: "triton" or "torch".
     """
@@ -118,10 +117,8 @@ def _mix(x):
 
 
 def _hash(seed, heads, stream, positions):
-    """Hash seed (B,), head and positions, (B, N) or (1, N), to odd int32 numbers (B, heads, N).
-
-    stream: 0 for rows, 1 for columns. The hash of a negative position is 0.
-    """
+    """Hash seed (B,), head and positions, (B, N) or (1, N), to odd int32 numbers (B, heads, N), 0 for a negative
+    position. stream: 0 for rows, 1 for columns."""
     head = torch.arange(heads, device=seed.device)[None, :, None]
     x = _mix(0x9E3779B9 ^ (2 * head + stream))
     x = _mix(x ^ (seed[:, None, None] >> 32 & _MASK32))
@@ -132,20 +129,15 @@ def _hash(seed, heads, stream, positions):
 
 def _hashes(seed, heads, n_rows, n_columns, rows=None):
     """Return the hashes of the rows (B, heads, n_rows) and of the columns (B, heads, n_columns), int32.
-
-    rows: (B, n_rows) int, the positions of the rows; by default 0 .. n_rows - 1.
-    """
+    rows: (B, n_rows) int, the positions of the rows; by default 0 .. n_rows - 1."""
     positions = torch.arange(n_rows, device=seed.device)[None] if rows is None else rows
     return (_hash(seed, heads, 0, positions),
             _hash(seed, heads, 1, torch.arange(n_columns, device=seed.device)[None]))
 
 
 def _signs(row_hash, column_hash, p):
-    """Return int32 (..., rows, columns), negative where a weight is dropped.
-
-    The difference of product and threshold could overflow, so their halves are subtracted. A product of odd numbers is
-    odd, so the halves compare as the whole numbers do.
-    """
+    """Return int32 (..., rows, columns), negative where a weight is dropped: half the (odd) product of hashes less half
+    the threshold, for the difference of the whole numbers could overflow."""
     products = row_hash[..., :, None] * column_hash[..., None, :]
     return products.bitwise_right_shift_(1).sub_(threshold(p) >> 1)
 
@@ -161,11 +153,8 @@ def counts(row_hash):
 
 
 def _samples(row_hash, of_queries, of_keys):
-    """Yield for each sample its number, its count of queries, and its part of each tensor, contiguous.
-
-    of_queries: tensors (B, H, Nq, ...), of which the sample's queries are taken, without the rows of -1; of_keys:
-    tensors (B, H, Nk, ...). Floating ones are cast to the dtype of `_precision`. None stays None.
-    """
+    """Yield for each sample its number, its count of queries, and its part of each tensor, contiguous, floating ones in
+    the dtype of `_precision`: of of_queries (B, H, Nq, ...), without the rows of -1, and of of_keys (B, H, Nk, ...)."""
     q, dtype = of_queries[0], _precision(of_queries[0])
     for b, n in enumerate([q.shape[2]] * len(q) if row_hash is None else counts(row_hash)):
         tensors = *(x if x is None else x[b, :, :n] for x in of_queries), *(x if x is None else x[b] for x in of_keys)
@@ -185,10 +174,8 @@ def _blocks(heads, queries, wanted=_BLOCK):
 
 
 def _forward_torch(q, k, v, row_hash, column_hash, p):
-    """Return the output (B, H, Nq, E), and for the backward pass the weights (B, H, Nq, Nk), negative where dropped.
-
-    row_hash (B, H, Nq) and column_hash (B, H, Nk): the hashes of the dropout with probability p; None where p is 0.
-    """
+    """Return the output (B, H, Nq, E), and for the backward pass the weights (B, H, Nq, Nk), negative where dropped;
+    row_hash (B, H, Nq), column_hash (B, H, Nk): the hashes of the dropout with probability p; None where p is 0."""
     out, weights = _empty_heads(q), q.new_empty(*q.shape[:3], k.shape[2], dtype=_precision(q))
     for b, n, q_b, row_hash_b, k_b, v_b, column_hash_b in _samples(row_hash, (q, row_hash), (k, v, column_hash)):
         q_b = q_b * (1.0 / math.sqrt(q.shape[-1]))
@@ -207,10 +194,8 @@ def _forward_torch(q, k, v, row_hash, column_hash, p):
 
 
 def _backward_torch(d_out, q, k, v, out, weights, row_hash, p):
-    """Return the gradients of q, k and v from that of the output, d_out (B, H, Nq, E); README.md has the formulas.
-
-    out and weights: what `_forward_torch` returned; row_hash and p: what it was given.
-    """
+    """Return the gradients of q, k and v from that of the output, d_out (B, H, Nq, E), and from what `_forward_torch`
+    returned and was given; README.md has the formulas."""
     dq, dk, dv = _empty_heads(q), _empty_heads(k), _empty_heads(v)
     keep = keep_probability(p)
     scale = 1.0 / (keep * math.sqrt(q.shape[-1]))

@@ -79,11 +79,8 @@ def hashes(seed, heads, n_rows, n_columns, rows):
 
 
 def forward(q, k, v, out, lse, row_hash, column_hash, keep, threshold):
-    """Fill out (B, H, Nq, E) and lse (B, H, Nq) float32, the base-2 log-sum-exp, from q, k and v.
-
-    row_hash (B, H, Nq), column_hash (B, H, Nk): the hashes of the dropout, or None; keep: the probability that it keeps
-    a weight; threshold: the product of hashes from which on it does.
-    """
+    """Fill out (B, H, Nq, E) and lse (B, H, Nq) float32, the base-2 log-sum-exp, from q, k and v. The hashes row_hash
+    (B, H, Nq) and column_hash (B, H, Nk) are None without dropout; keep, threshold: see attention_triton.py."""
     tile = _tiles(q)["forward"]
     (batch, heads, n_queries, d), n_keys = q.shape, k.shape[2]
     c = math.log2(math.e) / math.sqrt(d)
@@ -148,10 +145,7 @@ def backward(d_out, q, k, v, out, lse, row_hash, column_hash, keep, threshold, d
 
 def _scratch(q, n_keys, tiles):
     """Return the scratch for the gradient of the logits (samples * H * ds_keys, ds_queries), samples and ds_keys.
-
-    samples: how many samples of the batch it has room for, within SCRATCH_BYTES but at least one; ds_keys, ds_queries:
-    the keys and queries without number 0, padded to whole tiles.
-    """
+    samples: for how many it has room within SCRATCH_BYTES, at least one; the others as in attention_triton.py."""
     batch, heads, n_queries, _ = q.shape
     ds_keys = _up(n_keys - 1, max(tiles["dk_dv"]["BN"], tiles["dq"]["BN"]))
     ds_queries = _up(n_queries - 1, max(tiles["dk_dv"]["BM"], tiles["dq"]["BM"]))
@@ -216,11 +210,8 @@ def _tma(*tensors):
 
 
 def _tiled(x, size, tma, width=None):
-    """Return x itself, or with tma its descriptor for the copy engine.
-
-    A descriptor of x (B, H, N, E) reads tiles (size, E); of x (B, H, N), pieces (size,) from element 1 on; of a matrix
-    x, tiles (size, width).
-    """
+    """Return x itself, or with tma its descriptor for the copy engine, which reads of x (B, H, N, E) tiles (size, E);
+    of x (B, H, N) pieces (size,) from element 1 on; of a matrix x tiles (size, width)."""
     if not tma:
         return x
     if x.dim() == 4:

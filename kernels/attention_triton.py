@@ -19,14 +19,12 @@ In and out:
 Between the backward kernels:
     delta: (B, H, Nq) float32, keep * sum(d_out * out)
     ds: (samples of one launch * H * ds_keys, ds_queries) in the dtype of q, the gradient of the logits times keep,
-        transposed, without query 0 and key 0
+        transposed, without query 0 and key 0; with TMA a descriptor
     ds_row_0, ds_column_0: (B, H, Nk) and (B, H, Nq) float32, the same of query 0 and of key 0
     dk_0, dv_0: (B, H, parts, E) float32, sums over the queries of each program of _delta_kernel
 Strides:
-    q_b, q_h, q_n: of q, from a sample, a head, a query to the next
-    k_b, k_h, k_n, v_b, v_h, v_n: of k and v, likewise
-    o_b, o_h, o_n, g_b, g_h, g_n: of out and d_out
-    dq_b, dq_h, dq_n, dk_b, dk_h, dk_n, dv_b, dv_h, dv_n: of dq, dk and dv
+    q_b, q_h, q_n: of q, from a sample, a head, a query to the next; k_, v_, dq_, dk_ and dv_ likewise, o_ of out, g_ of
+        d_out
     row_bh, column_bh: of vectors over queries (lse, delta, row_hash, ds_column_0) and over keys (column_hash,
         ds_row_0), from a head to the next; samples follow each other without a gap
 Numbers:
@@ -40,15 +38,13 @@ Numbers:
     b, h, bh: a sample, a head, and b * H + h
 Known when compiling:
     BM, BN, E: queries and keys of a tile, features of a head
-    DROPOUT: whether there is dropout
     EVEN_Q, EVEN_K: whether whole tiles cover the queries 1 .. Nq - 1, and the keys 1 .. Nk - 1
-    TMA: whether Hopper's copy engine reads the tiles
-    PRECISION: how tl.dot multiplies float32
+    DROPOUT, TMA, PRECISION: whether there is dropout, and Hopper's copy engine reads the tiles; how tl.dot multiplies
+        float32
 In the functions that load and store:
-    x: a tensor (B, H, N, E), a pointer or with TMA a descriptor
-    stride_b, stride_h, stride_n: its strides from a sample, a head, a token (query or key) to the next
-    start, n: the first token to load or store, and the number of tokens that x has
-    BLOCK, EVEN: how many tokens to load or store, and whether all of them are before n
+    x, stride_b, stride_h, stride_n: a tensor (B, H, N, E), a pointer or with TMA a descriptor, and its strides
+    start, n, BLOCK, EVEN: the first token to load or store, the number of tokens that x has, how many to load or store,
+        and whether all of them are before n
 """
 import triton
 import triton.language as tl
@@ -74,10 +70,7 @@ def _load_tile(x, stride_b, stride_h, stride_n, b, h, start, n, BLOCK: tl.conste
 @triton.jit
 def _store_tile(x, stride_b, stride_h, stride_n, b, h, start, n, value, BLOCK: tl.constexpr, E: tl.constexpr,
                 EVEN: tl.constexpr):
-    """Store to x[b, h, start : start + BLOCK], but nothing from token n on.
-
-    value: what to store, (BLOCK, E) of any dtype
-    """
+    """Store value, (BLOCK, E) of any dtype, to x[b, h, start : start + BLOCK], but nothing from token n on."""
     tokens = start + tl.arange(0, BLOCK)
     pointers = x + b.to(tl.int64) * stride_b + h * stride_h + tokens[:, None] * stride_n + tl.arange(0, E)[None, :]
     if EVEN:
@@ -120,11 +113,8 @@ def _forward_kernel(q, k, v, column_hash, qp, kp, vp, column_hash_p, out, lse, r
                     c, inverse_keep, threshold,
                     BM: tl.constexpr, BN: tl.constexpr, E: tl.constexpr, DROPOUT: tl.constexpr, EVEN_Q: tl.constexpr,
                     EVEN_K: tl.constexpr, TMA: tl.constexpr, PRECISION: tl.constexpr, LANES: tl.constexpr):
-    """Fill out and lse. Program (t, bh): query 0 where t is 0, else the queries from 1 + (t - 1) * BM on.
-
-    q, k, v, column_hash: pointers, or with TMA descriptors
-    LANES: the keys that query 0 looks at together
-    """
+    """Fill out and lse. Program (t, bh): query 0 where t is 0, else the queries from 1 + (t - 1) * BM on. LANES: the
+    keys that query 0 looks at together."""
     bh = tl.program_id(1)
     b, h = bh // heads, bh % heads
     lse += bh * row_bh
@@ -166,8 +156,7 @@ def _forward_query_0(q, k, v, out, lse, row_hash, column_hash, q_b, q_h, k_b, k_
                      column_bh, b, h, bh, n_keys, c, inverse_keep, threshold, BN: tl.constexpr, E: tl.constexpr,
                      DROPOUT: tl.constexpr):
     """Fill out and lse of query 0. Each of BN lanes runs a softmax of its own over every BN-th key; at the end they
-    merge. lse, row_hash: pointers to their element of this query.
-    """
+    merge. lse, row_hash: pointers to their element of this query."""
     q_0 = _load_0(q, q_b, q_h, b, h, E)
     m = tl.full([BN], -1e30, tl.float32)
     total = tl.zeros([BN], tl.float32)
@@ -201,11 +190,8 @@ def _delta_kernel(q, k, v, out, d_out, lse, delta, ds_column_0, dk_0, dv_0, row_
                   q_b, q_h, q_n, k_b, k_h, v_b, v_h, o_b, o_h, o_n, g_b, g_h, g_n, row_bh, column_bh, heads,
                   n_queries, c, keep, threshold, BM: tl.constexpr, SPAN: tl.constexpr, E: tl.constexpr,
                   DROPOUT: tl.constexpr, STAGES: tl.constexpr):
-    """Fill delta, ds_column_0, dk_0 and dv_0. Program (t, bh): the queries from t * SPAN on; part t of dk_0 and dv_0,
-    which _dq_kernel adds up.
-
-    SPAN, STAGES: the queries of a program, of which BM are in work together; the stages of the loop over them
-    """
+    """Fill delta, ds_column_0, dk_0 and dv_0. Program (t, bh): the queries from t * SPAN on, BM at once; part t of dk_0
+    and dv_0, which _dq_kernel adds up. STAGES: those of the loop over the queries."""
     bh = tl.program_id(1)
     b, h = bh // heads, bh % heads
     k_0 = _load_0(k, k_b, k_h, b, h, E)
@@ -245,10 +231,7 @@ def _dk_dv_kernel(q, k, v, d_out, lse, delta, row_hash, ds, qp, d_out_p, lse_p, 
                   threshold,
                   BM: tl.constexpr, BN: tl.constexpr, E: tl.constexpr, DROPOUT: tl.constexpr, EVEN_Q: tl.constexpr,
                   EVEN_K: tl.constexpr, TMA: tl.constexpr, PRECISION: tl.constexpr):
-    """Fill dk, dv, ds and ds_row_0. Program (t, i) is of (sample, head) first + i: the keys from 1 + t * BN on.
-
-    q, k, v, d_out, lse, delta, row_hash, ds: pointers, or with TMA descriptors
-    """
+    """Fill dk, dv, ds and ds_row_0. Program (t, i) is of (sample, head) first + i: the keys from 1 + t * BN on."""
     bh = tl.program_id(1) + first
     b, h = bh // heads, bh % heads
     key = 1 + tl.program_id(0) * BN
@@ -303,10 +286,7 @@ def _dq_kernel(k, ds, kp, ds_row_0, ds_column_0, dk_0, dv_0, dq, dk, dv,
                BM: tl.constexpr, BN: tl.constexpr, E: tl.constexpr, EVEN_Q: tl.constexpr, EVEN_K: tl.constexpr,
                TMA: tl.constexpr, PRECISION: tl.constexpr):
     """Fill dq, and key 0 of dk and dv. Program (t, i) is of (sample, head) first + i: query 0 and key 0 where t is 0,
-    else the queries from 1 + (t - 1) * BM on.
-
-    k, ds: pointers, or with TMA descriptors
-    """
+    else the queries from 1 + (t - 1) * BM on."""
     i = tl.program_id(1)
     bh = i + first
     b, h = bh // heads, bh % heads
@@ -360,10 +340,8 @@ def _hash_kernel(seed, rows, row_hash, column_hash, row_bh, column_bh, heads, n_
     """Fill row_hash and column_hash, as attention._hash does. Program (t, bh, stream): stream 0 hashes rows, 1 columns.
 
     seed: (B,) int64
-    rows: (B, n_rows) int, their positions, negative where there is none; where HAS_ROWS is false, anything
-    n_rows, n_columns: Nq and Nk
-    HAS_ROWS: whether `rows` is given; by default the positions are 0 .. n_rows - 1
-    BLOCK: the hashes of a program
+    rows: (B, n_rows) int, their positions, negative where there is none; without HAS_ROWS they are 0 .. n_rows - 1
+    n_rows, n_columns, BLOCK: Nq, Nk and the hashes of a program
     """
     bh, stream = tl.program_id(1), tl.program_id(2)
     b, head = bh // heads, bh % heads

@@ -1,8 +1,7 @@
 """This file holds dropout on a CPU, by the mask of `attention.dropout_mask`.
 
-PyTorch draws one random number after the other there, one for each value. Here the product of two hashes decides about
-a value, and the backward pass, which is the same operator on the gradient, computes it again. So no mask is stored.
-Where a ReLU comes first, the output is enough for the backward pass.
+PyTorch draws one random number after the other there. Here the product of two hashes decides about a value, and the
+backward pass, the same operator on the gradient, computes it again. Where a ReLU comes first, its output is enough.
 
 Shapes, with the letters of model.py: B batch, N tokens, D features, T selected tokens, M the most of one sample.
 """

@@ -45,11 +45,8 @@ def band_pass(signal, rate: float, low: float, high: float, order: int):
 
 
 def resampling_ratio(rate: float, new_rate: float) -> tuple[int, int]:
-    """Return `up` and `down` with new_rate / rate = up / down.
-
-    The two are exact for all common rates. For others they are the nearest fraction with a denominator up to 1000; its
-    error is at most 5e-4.
-    """
+    """Return `up` and `down` with new_rate / rate = up / down. They are exact for all common rates; for others they are
+    the nearest fraction with a denominator up to 1000, whose error is at most 5e-4."""
     ratio = (Fraction(new_rate) / Fraction(rate)).limit_denominator(LARGEST_DENOMINATOR)
     return ratio.numerator, ratio.denominator
 
@@ -67,11 +64,9 @@ def resampling_matrix(up: int, down: int):
 
 
 def resample(signal, start: int, up: int, down: int):
-    """Resample onto the grid that begins with the recording; the numbers are those of `scipy.signal.resample_poly`.
-
-    `signal` begins at point `start` of the recording. The result is the position on the new grid of the first new
-    point, and the new points (C, m). One matrix product takes half the time of resample_poly.
-    """
+    """Resample a signal that begins at point `start` onto the grid that begins with the recording; return the position
+    of the first new point, and the new points (C, m). The numbers are those of `scipy.signal.resample_poly`, in half
+    the time."""
     if up == down:
         return start, signal
     reach, matrix = resampling_matrix(up, down)

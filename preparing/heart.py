@@ -1,5 +1,7 @@
 """Heart beats: whether an ECG shows any, and where its QRS complexes may be."""
 
+from functools import lru_cache
+
 import numpy as np
 from scipy import signal as sp
 
@@ -7,10 +9,24 @@ BEATS_TO_HZ = 20  # of the band in which heart beats are looked for
 SHORTEST_BEAT, LONGEST_BEAT = 0.3, 2.0  # s: 200 and 30 beats/min; intervals beyond are a beat missed or made up
 
 
+@lru_cache(maxsize=4)
+def beat_band(rate: float):
+    """Return the second-order sections of the band in which heart beats are looked for."""
+    return sp.butter(2, [5, BEATS_TO_HZ], "bandpass", fs=rate, output="sos")
+
+
+def uprightness(ecg, rate: float) -> float:
+    """Return how far an ECG (n,) reaches up rather than down, from -1 to 1: the median over stretches of two seconds of
+    (max + min) / (max - min), which artefacts hardly move. Turned over, the same ECG has the opposite sign."""
+    stretches = np.array_split(ecg, max(1, len(ecg) // round(2 * rate)))
+    ends = np.array([(stretch.max(), stretch.min()) for stretch in stretches]).T
+    return float(np.median((ends[0] + ends[1]) / np.maximum(ends[0] - ends[1], np.finfo(float).tiny)))
+
+
 def bursts(ecg, rate: float) -> tuple:
     """Return the 5-20 Hz band of an ECG (k, n), the power of that band over 0.12 s (k, n), and the typical power of a
     beat (k,): the median over stretches of two seconds, which a single artefact does not raise above the beats."""
-    qrs = sp.sosfiltfilt(sp.butter(2, [5, BEATS_TO_HZ], "bandpass", fs=rate, output="sos"), ecg, axis=-1)
+    qrs = sp.sosfiltfilt(beat_band(rate), ecg, axis=-1)
     width = round(0.12 * rate)
     power = sp.oaconvolve(np.gradient(qrs, axis=-1) ** 2, np.full((1, width), 1 / width), mode="same", axes=-1)
     stretches = np.array_split(power, max(1, power.shape[-1] // round(2 * rate)), axis=-1)
@@ -35,7 +51,10 @@ def has_beats(ecg, rate: float) -> bool:
     # The sharpest deflection, whose sign depends on the lead, tells where the beat is.
     likeness = []
     for upright in (qrs, -qrs):
-        beats = [burst - slack + np.argmax(upright[burst - slack : burst + slack + 1]) for burst in found]
-        shapes = np.stack([qrs[beat - half : beat + half] for beat in beats])
-        likeness.append(np.corrcoef(np.vstack([np.median(shapes, axis=0), shapes]))[0, 1:].mean())
+        beats = found - slack + upright[found[:, None] + np.arange(-slack, slack + 1)].argmax(axis=1)
+        shapes = qrs[beats[:, None] + np.arange(-half, half)]
+        typical = np.median(shapes, axis=0)
+        shapes = shapes - shapes.mean(axis=1, keepdims=True)
+        norms = np.linalg.norm(shapes, axis=1) * np.linalg.norm(typical - typical.mean())
+        likeness.append((shapes @ (typical - typical.mean()) / norms).mean())
     return bool(max(likeness) >= 0.85)

@@ -44,8 +44,7 @@ def strata(table: np.ndarray) -> np.ndarray:
     """(n,) number of the combination of all labels (threshold `global`), by which folds are balanced."""
     stratum = np.zeros(len(table), int)
     for target in paper.TARGETS:
-        # Unrated, low or high: a digit of three values for each target.
-        stratum = 3 * stratum + labels(table, target, "global") + 1
+        stratum = 3 * stratum + labels(table, target, "global") + 1  # a digit: unrated, low or high
     return stratum
 
 
@@ -61,7 +60,6 @@ def deal(unit: np.ndarray, stratum: np.ndarray, parts: int, random: np.random.Ge
     in_stratum, total = np.zeros((mixed + 1, parts)), np.zeros(parts)
     part_of_unit = np.zeros(len(sizes), dtype=int)
     for number in order:
-        # The part that has the least of this stratum takes the unit; of several, the smallest part.
         counts = in_stratum[unit_stratum[number]]
         part = np.lexsort((total, counts))[0]
         part_of_unit[number] = part
@@ -71,7 +69,7 @@ def deal(unit: np.ndarray, stratum: np.ndarray, parts: int, random: np.random.Ge
 
 
 def assign_folds(table: np.ndarray, split: str, n_folds: int, fold_seed: int) -> np.ndarray:
-    """(n,) int8: the fold in which each segment is tested, NO_FOLD or DROPPED.
+    """(n,) int8: the fold in which each segment is tested, NO_FOLD or DROPPED; none is tested where none has a rating.
 
     Raises ValueError where fewer units hold a rating than there are folds.
     """
@@ -81,12 +79,13 @@ def assign_folds(table: np.ndarray, split: str, n_folds: int, fold_seed: int) ->
     is_rated = ~np.isnan([table[target] for target in paper.TARGETS]).all(axis=0)
     dealt = (unit >= 0) & np.isin(unit, unit[is_rated])
     found = len(np.unique(unit[dealt]))
-    if found == 0:
-        raise ValueError(f"--data: no segment has a rating; give a set with {' or '.join(paper.TARGETS)}")
-    if found < n_folds:
-        raise ValueError(f"--n-folds {n_folds}: --split {split} has only {found} units with a rating; use fewer folds")
+    if 0 < found < n_folds:  # training, validation and test need one unit each
+        way_out = "use fewer folds" if found > 2 else "use --split segment, or the set as --extra of pretrain.py"
+        many = "unit" if found == 1 else "units"
+        raise ValueError(f"--n-folds {n_folds}: --split {split} has only {found} {many} with a rating; {way_out}")
     folds = np.where(unit >= 0, NO_FOLD, DROPPED).astype(np.int8)
-    folds[dealt] = deal(unit[dealt], strata(table)[dealt], n_folds, np.random.default_rng(fold_seed))
+    if found:
+        folds[dealt] = deal(unit[dealt], strata(table)[dealt], n_folds, np.random.default_rng(fold_seed))
     return folds
 
 
@@ -115,15 +114,12 @@ def labels(table: np.ndarray, target: str, threshold: str, train: np.ndarray | N
     return np.where(np.isnan(rating), -1, rating > limit).astype(np.int8)
 
 
-def shuffle_within_subject(
-    table: np.ndarray, labels_: np.ndarray, rows: np.ndarray, random: np.random.Generator
-) -> np.ndarray:
+def shuffle_within_subject(table, labels_: np.ndarray, rows: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """`labels_` (n,) with those of `rows` (rated) dealt anew among the trials of each subject.
 
     The segments of a trial keep one label between them, and the trials of a subject the same number of each label. So
-    a model can still learn how often a subject says high, but nothing of what the signals of a trial say: where a split
-    puts segments of a trial into both training and test, recognising the trial brings its shuffled label, which is
-    right as often as the subject's share of that label and no more.
+    a model can still learn how often a subject says high, but nothing of what the signals of a trial say. To recognise
+    a trial of training in the test brings a label that is right as often as the subject's share of it, and no more.
     """
     shuffled, trial = labels_.copy(), trials(table)
     for subject in np.unique(table["subject"][rows]):
@@ -133,14 +129,11 @@ def shuffle_within_subject(
     return shuffled
 
 
-def share_of_trials(
-    table: np.ndarray, labels_: np.ndarray, rows: np.ndarray, fraction: float, random: np.random.Generator
-) -> np.ndarray:
+def share_of_trials(table, labels_: np.ndarray, rows: np.ndarray, fraction: float, random) -> np.ndarray:
     """Those of `rows` (rated) that lie in a `fraction` of their trials, the same share of the low and of the high ones.
 
     The same `random` gives nested shares: the trials of 0.1 are among those of 0.3. Whole trials are drawn under every
-    split; under one that shares trials between training and test, the test then also holds segments of trials that
-    training has no label of. Raises ValueError where no trial of a class would be left.
+    split. Raises ValueError where no trial of a class would be left.
     """
     trial, chosen = trials(table)[rows], []
     for label, name in enumerate(("low", "high")):

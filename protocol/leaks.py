@@ -10,60 +10,38 @@ from protocol.segments import Segments, open_segments
 
 
 def check_leaks(run: Run, rows: dict[str, np.ndarray], extra: list[Segments]) -> None:
-    """Raise ValueError if pre-training would see a unit of the fold's test or validation part.
-
-    The guard looks at the units of the run's own rows; among the extra sets, at source files (by SHA-256), of which no
-    two sets may share one, and in a set of the run's name also at trials, subjects or videos.
-    """
-    table, manifest = run.data.table, run.data.manifest
+    """Raise ValueError if pre-training would see a unit of the fold's test or validation part: among the run's own
+    rows; among the extra sets' source files (by SHA-256), of which no two sets may share one; and in a set of the run's
+    name among its trials, subjects or videos."""
+    table, manifest, split = run.data.table, run.data.manifest, run.settings["split"]
     held_out = np.concatenate([rows["validation"], rows["test"]])
-    unit = units(table, run.settings["split"])
+    unit = units(table, split)
     shared = np.intersect1d(unit[rows["pretrain"]], unit[held_out])
     if len(shared):
         raise ValueError(f"{run.folder}: {len(shared)} units of validation or test are among the pre-training rows")
     held_trials = {tuple(row) for row in table[["subject", "trial"]][held_out].tolist()}
-    held_files = {
-        source["sha256"]: source["file"]
-        for source in manifest["sources"]
-        if any(tuple(trial) in held_trials for trial in source["trials"])
-    }
-    taken = {}
+    held = [each for each in manifest["sources"] if any(tuple(trial) in held_trials for trial in each["trials"])]
+    held_files, taken = {source["sha256"]: source["file"] for source in held}, {}
     for other in extra:
         # The same bytes are the same recording, whatever the file is called.
         for source in other.manifest["sources"]:
             first = taken.setdefault(source["sha256"], other)
+            what = f"{other.folder}: its source {source['file']} is"
             if first is not other:
-                raise ValueError(
-                    f"{other.folder}: its source {source['file']} is also in {first.folder}; leave one of the two out "
-                    "of --extra"
-                )
+                raise ValueError(f"{what} also in {first.folder}; leave one of the two out of --extra")
             if source["sha256"] in held_files:
                 raise ValueError(
-                    f"{other.folder}: its source {source['file']} is the file {held_files[source['sha256']]} of "
-                    f"{run.data.folder}, which holds validation or test segments; leave this set out of --extra"
+                    f"{what} the file {held_files[source['sha256']]} of {run.data.folder}, which holds validation or "
+                    "test segments; leave this set out of --extra"
                 )
         # Within one data set, names mean the same people and videos, also where the files differ.
         if other.manifest["dataset"] == manifest["dataset"]:
-            check_names(run, held_trials, held_out, other)
-
-
-def check_names(run: Run, held_trials: set[tuple], held_out: np.ndarray, other: Segments) -> None:
-    """Raise ValueError if an extra set of the run's name holds a trial, or with such a split a subject or video, of the
-    rows `held_out`; held_trials: their (subject, trial)."""
-    name, split = run.data.manifest["dataset"], run.settings["split"]
-    both = held_trials & {tuple(row) for row in other.table[["subject", "trial"]].tolist()}
-    if both:
-        what = f"subject and trial {' '.join(sorted(both)[0])}"
-    elif split in ("subject", "video"):
-        same = np.intersect1d(run.data.table[split][held_out], other.table[split])
-        what = f"{split} {same[0]}" if len(same) else ""
-    else:
-        what = ""
-    if what:
-        verb = "are" if both else "is"
-        raise ValueError(
-            f"{other.folder}: {what} of {name} {verb} held out for validation or test; leave this set out of --extra"
-        )
+            both = held_trials & {tuple(row) for row in other.table[["subject", "trial"]].tolist()}
+            same = np.intersect1d(table[split][held_out], other.table[split]) if split in ("subject", "video") else ()
+            if both or len(same):
+                what = f"subject and trial {' '.join(min(both))}" if both else f"{split} {same[0]}"
+                verb = f"of {manifest['dataset']} {'are' if both else 'is'} held out for validation or test"
+                raise ValueError(f"{other.folder}: {what} {verb}; leave this set out of --extra")
 
 
 def open_test_sets(
@@ -72,9 +50,8 @@ def open_test_sets(
     """Open other labelled sets that a model of the run is tested on: (data, rated rows, labels (n,) int8) of each.
 
     Labels follow the run's threshold, applied to the other set's ratings alone. extra_sources: the SHA-256 of the
-    recordings that the model was pre-trained on besides the run's own. Raises ValueError where a set has no rating,
-    where it holds a recording that the model has seen, where two sets bear one name, and where the threshold is the
-    mean of the run's training part.
+    recordings that the model was pre-trained on besides the run's own. Raises ValueError where a set has no rating or a
+    recording that the model has seen, where two sets bear one name, and for the threshold `train`.
     """
     if folders and run.settings["threshold"] == "train":
         raise ValueError(

@@ -1,8 +1,8 @@
 """What a model is called and what it is made of: written once for checkpoints, predictions and tables.
 
-Beside every file of predictions (.npy) lies its record (.json). A record holds the fields of `Model`, the fold, the
-target, the settings and hashes of the run, and the SHA-256 of every parent: of the files that the model was made from.
-The name of a file is a function of its record, and is never parsed back.
+Beside every file of predictions (.npy) lies its record (.json): the fields of `Model`, the fold, the target, the
+settings and hashes of the run, and the SHA-256 of every parent, a file that the model was made from. The name of a file
+is a function of its record, and is never parsed back.
 """
 
 import argparse
@@ -30,8 +30,7 @@ HASHED = {  # how a difference in what is kept as a hash is called
     "extra_sha256": "was pre-trained with other sets as --extra",
     "tested_sha256": "was made on another set of that name, or on this one prepared otherwise",
 }
-# What each line of a pre-training's log holds besides its losses: what is to be beaten (training/mvp_baselines.py), and
-# the sizes of weights and the spread of outputs (training/watch.py).
+# What each line of a pre-training's log holds besides its losses: training/mvp_baselines.py, training/watch.py.
 TO_BEAT = ("zero", "line", "linear")
 WATCHED = ("q", "k", "v", "out", "ffn", "cnn", "cls", "cls_output", "mean_token")
 RECORD_KEYS = {"fold": int, "target": str, "parents": dict, "flags": dict, "predictions_sha256": str}
@@ -64,14 +63,14 @@ class Model:
     @property
     def suffix(self) -> str:
         """What the names of its files have after the target: "", "-random", "-frozen-fraction0.1" ..."""
-        parts = [
-            "-random" if self.init == "random" else "",
-            "-frozen" if self.freeze else "",
-            "-shuffled" if self.shuffle_labels else "",
-            f"-fraction{self.label_fraction:g}" if self.label_fraction < 1 else "",
-            f"@{self.tested_on}" if self.tested_on else "",
-        ]
-        return "".join(parts)
+        words = {
+            "-random": self.init == "random",
+            "-frozen": self.freeze,
+            "-shuffled": self.shuffle_labels,
+            f"-fraction{self.label_fraction:g}": self.label_fraction < 1,
+            f"@{self.tested_on}": self.tested_on,
+        }
+        return "".join(word for word, said in words.items() if said)
 
     @property
     def label(self) -> str:
@@ -87,14 +86,14 @@ class Model:
         return ", ".join(word for word, said in words.items() if said)
 
     def _family_label(self) -> str:
-        rule, both = self.rule.capitalize(), "both" if len(self.modalities) < 3 else "all"
-        words = {"fusion": "Fused", "rule": f"{rule} of {both}"}
-        words["prior"] = f"{rule} class" if self.rule == "majority" else f"{rule} prior"
-        if self.family in words:
-            return words[self.family]
-        name = self.folder.partition("-")[2] or self.folder
+        rule = self.rule.capitalize()
+        if self.family == "rule":
+            return f"{rule} of {'both' if len(self.modalities) < 3 else 'all'}"
+        if self.family == "prior":
+            return f"{rule} {'class' if self.rule == 'majority' else 'prior'}"
+        name = self.folder.rpartition("-")[2]
         name = MODALITIES[name].label if name in MODALITIES else {"gsr": "GSR"}.get(name, name)
-        return {"classical": f"Classical {name}", "amigos": f"AMIGOS {name}"}.get(self.family, name)
+        return {"classical": f"Classical {name}", "amigos": f"AMIGOS {name}", "fusion": "Fused"}.get(self.family, name)
 
     def path(self, run: Path, fold: int, target: str | None, ending: str) -> Path:
         """Its file for one fold and target: runs/paper/eeg/fold3/arousal-random.pt; of a pre-training pretrain.pt."""
@@ -109,11 +108,8 @@ class Model:
 
 def model_of(args: argparse.Namespace, family: str, modalities) -> Model:
     """The model that a script's flags ask for; a flag that the script does not have is taken at its default."""
-    flags = {name: value for name, value in vars(args).items() if name in VARIANT_FLAGS}
-    return Model(family, tuple(modalities), **flags)
-
-
-VARIANT_FLAGS = ("init", "freeze", "shuffle_labels", "label_fraction")
+    names = ("init", "freeze", "shuffle_labels", "label_fraction")
+    return Model(family, tuple(modalities), **{name: getattr(args, name) for name in names if hasattr(args, name)})
 
 
 def pretraining(modality: str) -> Model:
@@ -130,9 +126,6 @@ def parents(model: Model) -> list[Model]:
     return []
 
 
-# ---- records --------------------------------------------------------------------------------------------------------
-
-
 def identity_of(run, model: Model, fold: int, target: str | None) -> dict:
     """The part of a record that the run and the flags alone give; run: a protocol.run.Run."""
     threshold = {"threshold": run.settings["threshold"]} if target else {}
@@ -140,11 +133,8 @@ def identity_of(run, model: Model, fold: int, target: str | None) -> dict:
 
 
 def record_of(run, model: Model, fold: int, target: str | None, rows: dict, flags: dict | None = None, **more) -> dict:
-    """The whole record of a model, before it is trained; the files of its parents must be there.
-
-    rows: part -> rows of segments.npy that it is trained, validated and tested on; flags: script -> the flags of what
-    was trained before; more: what else changes its numbers. Raises FileNotFoundError where a parent is missing.
-    """
+    """The whole record of a model, before it is trained; FileNotFoundError where a file of its parents is missing.
+    rows: part -> rows of segments.npy; flags: script -> flags of what was trained before; more: what else counts."""
     paths = [parent.path(run.folder, fold, target, ".pt") for parent in parents(model)]
     return {
         **identity_of(run, model, fold, target),
@@ -168,8 +158,7 @@ def model_of_record(record: dict) -> Model:
 
 
 def check_record(path: Path, found: dict, expected: dict, advice: str) -> None:
-    """ValueError, naming `path` and ending in `advice`, where a record differs from the expected one in one of the
-    latter's keys."""
+    """ValueError, naming `path` and ending in `advice`, where a record has not all that is `expected` of it."""
     for key, value in expected.items():
         known = found.get(key)
         if known == value:
@@ -178,12 +167,9 @@ def check_record(path: Path, found: dict, expected: dict, advice: str) -> None:
             other = next((name for name in value if not known or known.get(name) != value[name]), "models")
             clash = f"was made from another {other} than there is now"
         elif key == "flags":
-            ours, theirs = (
-                {n: x for flags in (side or {}).values() for n, x in flags.items()} for side in (value, known)
-            )
+            ours, theirs = ({n: x for own in (side or {}).values() for n, x in own.items()} for side in (value, known))
             name = next((name for name in ours if theirs.get(name) != ours[name]), "flags")
-            flag = name.replace("_", "-")
-            clash = f"was made with --{flag} {theirs.get(name)}, found {ours.get(name)}"
+            clash = f"was made with --{name.replace('_', '-')} {theirs.get(name)}, found {ours.get(name)}"
         else:
             shown = [" ".join(map(str, each)) if isinstance(each, list) else each for each in (value, known)]
             clash = HASHED.get(key, f"expected {key.replace('_', ' ')} {shown[0]}, found {shown[1]}")
@@ -200,9 +186,6 @@ def check_parents(path: Path, record: dict, run: Path, script: str, sha256=sha25
 def versions() -> dict:
     """The versions of what computed the numbers."""
     return {"python": platform.python_version(), "numpy": np.__version__}
-
-
-# ---- predictions and the record beside them -------------------------------------------------------------------------
 
 
 def read_predictions(path: Path, advice: str = AGAIN) -> np.ndarray:
@@ -238,11 +221,8 @@ def read_record(path: Path) -> dict:
 
 
 def is_written(path: Path, record: dict, fresh: bool = False) -> bool:
-    """Whether an earlier call wrote the predictions `path` with this very record.
-
-    The record is written last, so a call that was killed in between starts over. Raises ValueError where the record is
-    damaged, or of other flags, data, folds or parents.
-    """
+    """Whether an earlier call wrote the predictions `path` with this very record; ValueError where it is damaged, or of
+    other flags, data, folds or parents."""
     about = path.with_suffix(".json")
     if fresh or not about.exists():
         return False
@@ -260,19 +240,15 @@ def is_written(path: Path, record: dict, fresh: bool = False) -> bool:
     return True
 
 
-def write_predictions(path: Path, rows, labels: np.ndarray, probability: np.ndarray, record: dict) -> dict:
-    """Write predictions (segment, label, probability), one for each of `rows`, and then their record; the record.
-
-    labels: (n,) of all rows of segments.npy; probability: (len(rows),) of high.
-    """
+def write_predictions(path: Path, rows, labels: np.ndarray, probability: np.ndarray, record: dict) -> None:
+    """Write predictions (segment, label, probability), one for each of `rows`, and then their record; labels: (n,) of
+    all rows of segments.npy; probability: (len(rows),) of high."""
     predictions = np.empty(len(rows), PREDICTION_DTYPE)
     predictions["segment"], predictions["label"], predictions["probability"] = rows, labels[rows], probability
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda file: np.save(file, predictions))
-    record = {**record, "predictions_sha256": sha256_of_file(path)}
-    write_json(path.with_suffix(".json"), record)
+    write_json(path.with_suffix(".json"), {**record, "predictions_sha256": sha256_of_file(path)})
     print(f"{path}: {len(rows)} test predictions")
-    return record
 
 
 def elsewhere(record: dict, data, data_sha256: str) -> dict:

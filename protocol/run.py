@@ -11,18 +11,8 @@ import numpy as np
 import paper
 from common.files import load_array, write_atomically, write_json
 from common.script import positive
-from protocol.folds import (
-    NO_FOLD,
-    SPLITS,
-    assign_folds,
-    deal,
-    labels,
-    rated,
-    share_of_trials,
-    shuffle_within_subject,
-    strata,
-    units,
-)
+from protocol.folds import DROPPED, NO_FOLD, SPLITS, assign_folds, deal, labels, rated
+from protocol.folds import share_of_trials, shuffle_within_subject, strata, units
 from protocol.records import Model
 from protocol.segments import Segments, data_sha256, open_segments
 
@@ -67,18 +57,19 @@ class Run:
     def split(self, fold: int) -> dict[str, np.ndarray]:
         """Rows (int64) of `train`, `validation`, `test` and `pretrain`, each in order.
 
-        `train`, `validation` and `test` hold units with a rated segment; `pretrain` is `train` and the units
-        without a rating. The validation units are a part, drawn at random, of the `validation_parts` that those left
-        after the test fold are dealt to (one unit where there are fewer units than parts).
-        Raises ValueError where a part would be empty.
+        `train`, `validation` and `test` hold units with a rated segment; `pretrain` is `train` and the units without a
+        rating. Validation is a part, drawn at random, of the `validation_parts` that the units left after the test fold
+        are dealt to. Where no segment of the set has a rating, `test` is empty, and all units are divided between
+        training and validation. Raises ValueError where a part would be empty.
         """
         table = self.data.table
         unit, stratum = units(table, self.settings["split"]), strata(table)
-        rest = np.flatnonzero((self.folds >= 0) & (self.folds != fold))
+        is_rated = (self.folds >= 0).any()
+        rest = np.flatnonzero((self.folds >= 0) & (self.folds != fold) if is_rated else self.folds != DROPPED)
         random = np.random.default_rng([self.settings["fold_seed"], fold])
         parts = deal(unit[rest], stratum[rest], self.settings["validation_parts"], random)
         validation = parts == random.choice(np.unique(parts))  # not the first, which holds the largest unit
-        train, free = rest[~validation], np.flatnonzero(self.folds == NO_FOLD)
+        train, free = rest[~validation], np.flatnonzero((self.folds == NO_FOLD) & is_rated)
         rows = {
             "train": train,
             "validation": rest[validation],
@@ -86,9 +77,10 @@ class Run:
             "pretrain": np.sort(np.concatenate([train, free])),
         }
         for name in ("train", "validation", "test"):
-            if len(rows[name]) == 0:
+            if len(rows[name]) == 0 and (is_rated or name != "test"):
                 raise ValueError(
-                    f"{self.folder}: no {name} segments in fold {fold}; use another --n-folds or --split, or more data"
+                    f"{self.folder}: no {name} segments in fold {fold}; use a finer --split (segment is the finest) or "
+                    "another --n-folds, or more data"
                 )
         return rows
 
@@ -96,12 +88,12 @@ class Run:
         """The rated rows of `train`, `validation` and `test` for `model`, and the labels (n,) int8 of all rows.
 
         model.shuffle_labels: the labels of training and validation are dealt anew by `shuffle_within_subject`; those of
-        the test stay true. model.label_fraction: `train` is what `share_of_trials` leaves of it; the threshold is still
-        the one that all ratings give, so that each fraction is tested on the same labels. Both are drawn from the run's
-        seed and the fold. Raises ValueError where a part has no rating or training knows one class only; says where
-        another part does.
+        the test stay true. model.label_fraction: `train` is what `share_of_trials` leaves of it; the threshold stays.
+        Both are drawn from the run's seed and the fold. Raises ValueError like `check_classes`.
         """
         table, seed = self.data.table, self.settings["seed"]
+        if not (self.folds >= 0).any():
+            raise ValueError(f"--data: no segment has a rating; give a set with {' or '.join(paper.TARGETS)}")
         rows = self.split(fold)
         labels = self.labels(target, rows["train"])
         parts = {name: rated(labels, rows[name]) for name in ("train", "validation", "test")}

@@ -22,20 +22,10 @@ SEGMENT_DTYPE = np.dtype(
         *((target, "f4") for target in TARGETS),  # rating as recorded, NaN where there is none
     ]
 )
-MANIFEST_KEYS = (
-    ("dataset", str),
-    ("simulated", bool),
-    ("channels", dict),
-    ("rate", int),
-    ("points", int),
-    ("preprocessing", dict),
-    ("sources", list),
-    ("subjects", dict),
-    ("counts", dict),
-    ("dropped", list),
-    ("notes", list),
-    ("versions", dict),
-)
+MANIFEST_KEYS = {"dataset": str, "simulated": bool, "channels": dict, "rate": int, "points": int, "preprocessing": dict}
+MANIFEST_KEYS |= {"sources": list, "subjects": dict, "counts": dict, "dropped": list, "notes": list, "versions": dict}
+ANEW = "prepare the data again"
+MISSING = "missing; prepare the data with prepare_data.py, or say where they are now"
 
 
 @dataclass(frozen=True)
@@ -81,10 +71,9 @@ class SegmentWriter:
 
 
 def open_segments(folder, modality: str | None = None) -> Segments:
-    """Open what prepare_data.py wrote; with `modality`, its signals alone.
+    """Open what prepare_data.py wrote, with `modality` its signals alone; the signals themselves are not read.
 
-    Everything is checked but the signals themselves, which are not read. Raises FileNotFoundError where a file is
-    missing, and ValueError where one is damaged or does not fit the others.
+    Raises FileNotFoundError where a file is missing, and ValueError where one is damaged or does not fit the others.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
@@ -92,7 +81,7 @@ def open_segments(folder, modality: str | None = None) -> Segments:
     if table.dtype != SEGMENT_DTYPE or table.ndim != 1 or len(table) == 0:
         raise ValueError(
             f"{folder / 'segments.npy'}: expected one row or more of {SEGMENT_DTYPE}, "
-            f"found {table.shape} of {table.dtype}; prepare the data again"
+            f"found {table.shape} of {table.dtype}; {ANEW}"
         )
     if modality is not None and modality not in manifest["channels"]:
         raise ValueError(
@@ -106,69 +95,58 @@ def open_segments(folder, modality: str | None = None) -> Segments:
         if signals[name].shape != shape or signals[name].dtype != np.float32:
             raise ValueError(
                 f"{path}: expected {shape} of float32 (rows of segments.npy, channels and points of manifest.json), "
-                f"found {signals[name].shape} of {signals[name].dtype}; prepare the data again"
+                f"found {signals[name].shape} of {signals[name].dtype}; {ANEW}"
             )
-    return Segments(
-        folder,
-        signals,
-        table,
-        manifest,
-        sha256_of_file(folder / "segments.npy"),
-        sha256_of_json(manifest["preprocessing"]),
-    )
+    hashes = sha256_of_file(folder / "segments.npy"), sha256_of_json(manifest["preprocessing"])
+    return Segments(folder, signals, table, manifest, *hashes)
 
 
 def read_manifest(folder) -> dict:
     """`manifest.json` of a prepared folder. Raises FileNotFoundError or ValueError like `open_segments`."""
     path = Path(folder) / "manifest.json"
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: missing; prepare the data with prepare_data.py, or say where they are now")
+        raise FileNotFoundError(f"{path}: {MISSING}")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path}: expected JSON, found {error}; prepare the data again") from error
+        raise ValueError(f"{path}: expected JSON, found {error}; {ANEW}") from error
     if not isinstance(manifest, dict):
-        raise ValueError(f"{path}: expected an object, found a {type(manifest).__name__}; prepare the data again")
-    for key, kind in MANIFEST_KEYS:
+        raise ValueError(f"{path}: expected an object, found a {type(manifest).__name__}; {ANEW}")
+    for key, kind in MANIFEST_KEYS.items():
         if not isinstance(manifest.get(key), kind):
             found = "nothing" if key not in manifest else repr(manifest[key])[:60]
-            raise ValueError(f"{path}: expected {key} as {kind.__name__}, found {found}; prepare the data again")
+            raise ValueError(f"{path}: expected {key} as {kind.__name__}, found {found}; {ANEW}")
     channels = manifest["channels"]
     if not channels or not all(name in MODALITIES and isinstance(channels[name], list) for name in channels):
-        raise ValueError(
-            f"{path}: expected lists of channels for {' and '.join(MODALITIES)}, found {channels}; prepare the data again"
-        )
+        raise ValueError(f"{path}: expected lists of channels for {' and '.join(MODALITIES)}, found {channels}; {ANEW}")
     for source in manifest["sources"]:
         # The leak guard goes by these: a source it cannot read must not pass.
         for key, kind in (("file", str), ("sha256", str), ("trials", list)):
             if not isinstance(source, dict) or not isinstance(source.get(key), kind):
-                raise ValueError(
-                    f"{path}: expected {key} as {kind.__name__} in each of the sources, found {repr(source)[:60]}; "
-                    "prepare the data again"
-                )
+                found = f"found {repr(source)[:60]}; {ANEW}"
+                raise ValueError(f"{path}: expected {key} as {kind.__name__} in each of the sources, {found}")
     return manifest
 
 
 def _load(path) -> np.ndarray:
     """The array of a .npy file, mapped, not read."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: missing; prepare the data with prepare_data.py, or say where they are now")
+        raise FileNotFoundError(f"{path}: {MISSING}")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OverflowError) as error:
-        # numpy spreads its reasons over lines
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path}: expected a whole .npy file, found: {reason}; prepare the data again") from error
+        reason = " ".join(str(error).split())  # numpy spreads its reasons over lines
+        raise ValueError(f"{path}: expected a whole .npy file, found: {reason}; {ANEW}") from error
     if not isinstance(array, np.ndarray):
-        raise ValueError(f"{path}: expected a .npy file, found an archive; prepare the data again")
+        raise ValueError(f"{path}: expected a .npy file, found an archive; {ANEW}")
     return array
 
 
 class SignalRows:
     """Chosen rows of one or more data folders as one array of segments, read from disk batch by batch.
 
-    parts: (data, rows) pairs; modality: one of paper.MODALITIES. Raises ValueError where channels, rates or lengths differ,
-    where an array is not in C order, and where rows are among the hidden ones.
+    parts: (data, rows) pairs; modality: one of paper.MODALITIES. Raises ValueError where channels, rates or lengths
+    differ, where an array is not in C order, and where rows are among the hidden ones.
     """
 
     def __init__(self, parts: list[tuple[Segments, np.ndarray]], modality: str):
@@ -182,7 +160,7 @@ class SignalRows:
         arrays = [(data.folder / f"{modality}.npy", data.signals[modality]) for data, _ in parts]
         for path, array in arrays:
             if not array.flags.c_contiguous:
-                raise ValueError(f"{path}: expected an array in C order, found Fortran order; prepare the data again")
+                raise ValueError(f"{path}: expected an array in C order, found Fortran order; {ANEW}")
         # Read, not mapped: every page of a mapped file that was looked at would count as memory of this process.
         self.files = [(path, open(path, "rb", buffering=0), array.offset) for path, array in arrays]
         self.part = np.concatenate([np.full(len(rows), number) for number, (_, rows) in enumerate(parts)])
@@ -193,8 +171,7 @@ class SignalRows:
         return len(self.row)
 
     def batch(self, places: np.ndarray) -> np.ndarray:
-        """(B, C, L) float32 signals at `places` (0 .. len - 1); ValueError where one is not finite, or a file is too
-        short."""
+        """(B, C, L) float32 signals at `places` (0 .. len - 1); ValueError where one is not finite or a file short."""
         signals = np.empty((len(places), self.channels, self.points), np.float32)
         for number, place in enumerate(places):
             path, file, start = self.files[self.part[place]]

@@ -1,5 +1,7 @@
 """Small files in the layouts in which the other data sets are distributed, written without our readers."""
 
+import struct
+
 import numpy as np
 import pytest
 from scipy.io import savemat
@@ -45,7 +47,7 @@ def write_ascertain(path, data, step=None, **options):
     save(path, {"Data_ECG": data}, **options)
 
 
-def write_dreamer(path, subjects, points=200, **options):
+def write_dreamer(path, subjects, points=200, dominance=True, **options):
     """Writes random signals and ratings; returns them, a dict a subject."""
     rng = np.random.default_rng(0)
     people = [
@@ -64,7 +66,7 @@ def write_dreamer(path, subjects, points=200, **options):
             "ECG": {"baseline": cell([np.ones((50, 2))] * 18), "stimuli": cell(person["ecg"])},
             "ScoreArousal": person["arousal"][:, None],
             "ScoreValence": person["valence"][:, None],
-            "ScoreDominance": np.full((18, 1), 3),
+            **({"ScoreDominance": np.full((18, 1), 3)} if dominance else {}),
         }
         for person in people
     ]
@@ -112,18 +114,67 @@ def write_pspm_hdf5(path, channels, duration):
         file.write(b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(116) + b" " * 8 + b"\x00\x02IM")
 
 
-def write_wfdb(stem, signal, names, rate, gain=200, baseline=0, file=None):
-    """`signal` (n, C) of integers in format 16; `file` is the name of the signal file."""
+def write_wfdb(stem, signal, names, rate, gain=200, baseline=0, file=None, units="mV"):
+    """`signal` (n, C) of integers in format 16; `file` is the name of the signal file; `units`: one or several."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     file = file or f"{stem.name}.dat"
     lines = [f"{stem.name} {len(names)} {rate} {len(signal)}"]
     signal = np.asarray(signal, "<i2")
-    for column, name in zip(signal.T, names):
+    units = [units] * len(names) if isinstance(units, str) else units
+    for column, name, unit in zip(signal.T, names, units):
         checksum = int(column.astype(int).sum()) % 65536
         checksum -= 65536 * (checksum > 32767)
-        lines.append(f"{file} 16 {gain}({baseline})/mV 16 0 {column[0]} {checksum} 0 {name}")
-    stem.with_name(stem.name + ".hea").write_text("\n".join(lines) + "\n")
+        lines.append(f"{file} 16 {gain}({baseline})/{unit} 16 0 {column[0]} {checksum} 0 {name}")
+    header = "\n".join(lines) + "\n"
+    stem.with_name(stem.name + ".hea").write_bytes(header.encode("utf-8", "surrogateescape"))
     stem.with_name(file).write_bytes(signal.tobytes())
+
+
+def write_vhdr(path, counts, names, rate, units):
+    """A BrainVision recording of int16 (C, n), 1 of the channel's unit a step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    channels = "\n".join(f"Ch{i}={name},,1,{unit}" for i, (name, unit) in enumerate(zip(names, units), 1))
+    path.write_text(
+        "Brain Vision Data Exchange Header File Version 1.0\n[Common Infos]\nCodepage=UTF-8\n"
+        f"DataFile={path.stem}.eeg\nDataFormat=BINARY\nDataOrientation=MULTIPLEXED\nNumberOfChannels={len(names)}\n"
+        f"SamplingInterval={1e6 / rate:g}\n[Binary Infos]\nBinaryFormat=INT_16\n[Channel Infos]\n{channels}\n"
+    )
+    path.with_suffix(".eeg").write_bytes(counts.T.astype("<i2").tobytes())
+
+
+def write_gdf(path, counts, names, rate, units):
+    """GDF 1.25 of int16 (C, n), 1 s a record, 1 of the channel's unit a step."""
+    channels, points = counts.shape
+    begin = (b"GDF 1.25", b"", b"", b"2020010100000000", 256 * (channels + 1), b"", b"", b"", b"")
+    parts = [struct.pack("<8s80s80s16sq8s8s8s20sqIII", *begin, points // rate, 1, 1, channels)]
+    parts += [struct.pack("<16s", name.encode()) for name in names] + [struct.pack("<80s", b"")] * channels
+    parts += [struct.pack("<8s", unit.encode()) for unit in units]
+    for kind, value in zip(["d", "d", "q", "q", "80s", "i", "i", "32s"], [-32768, 32767] * 2 + [b"", rate, 3, b""]):
+        parts += [struct.pack("<" + kind, value)] * channels
+    no_events = bytes([1, 100, 0, 0, 0, 0, 0, 0])
+    samples = counts.reshape(channels, -1, rate).swapaxes(0, 1).astype("<i2").tobytes()
+    path.write_bytes(b"".join([*parts, samples, no_events]))
+
+
+def chunk(tag, content):
+    return b"\x04" + struct.pack("<IH", len(content) + 2, tag) + content
+
+
+def write_xdf(path, streams):
+    """`streams`: (names, units, rate, times (n,), values (n, C))."""
+    parts = [b"XDF:", chunk(1, b'<?xml version="1.0"?><info><version>1.0</version></info>')]
+    for number, (names, units, rate, times, values) in enumerate(streams, 1):
+        which, about = struct.pack("<I", number), zip(names, units)
+        channels = "".join(f"<channel><label>{name}</label><unit>{unit}</unit></channel>" for name, unit in about)
+        header = (
+            f"<info><name>s{number}</name><type>EEG</type><channel_count>{values.shape[1]}</channel_count><nominal_srate>{rate}"
+            f"</nominal_srate><channel_format>double64</channel_format><desc><channels>{channels}</channels></desc></info>"
+        )
+        rows = zip(times, values.astype("<f8"))
+        samples = b"".join(b"\x08" + struct.pack("<d", time) + row.tobytes() for time, row in rows)
+        parts += [chunk(2, which + header.encode()), chunk(6, which + b"<info></info>")]
+        parts.insert(-1, chunk(3, which + b"\x04" + struct.pack("<I", len(times)) + samples))
+    path.write_bytes(b"".join(parts))
 
 
 def write_list(folder, *lines):

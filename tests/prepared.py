@@ -42,39 +42,27 @@ def write_set(
         for trial in range(trials):
             rating = [np.nan] * 2 if subject >= subjects else [ratings[0][trial], ratings[1][trial]]
             rows += [(f"S{subject}", f"t{trial}", f"v{trial}", 10.0 * place, *rating) for place in range(segments)]
+        sha256 = hashlib.sha256(f"{name} {seed} {subject}".encode()).hexdigest()
+        own = [[f"S{subject}", f"t{trial}"] for trial in range(trials)]
         sources.append(
-            {
-                "file": f"S{subject}.mat",
-                "size": 1,
-                "sha256": hashlib.sha256(f"{name} {seed} {subject}".encode()).hexdigest(),
-                "subject": f"S{subject}",
-                "trials": [[f"S{subject}", f"t{trial}"] for trial in range(trials)],
-            }
+            {"file": f"S{subject}.mat", "size": 1, "sha256": sha256, "subject": f"S{subject}", "trials": own}
         )
     table = np.array(rows, dtype=DTYPE)
     folder.mkdir(parents=True)
     names = {"eeg": list(paper.MODALITIES["eeg"].channels[:channels]), "ecg": ["ECG"]}
+    arousal, valence = (np.nan_to_num(table[target] - 4)[:, None, None] / 4 for target in ("arousal", "valence"))
     for modality in names:
         array = random.standard_normal((len(table), len(names[modality]), points))
         if signal:
-            array += np.nan_to_num(table["arousal"] - 4)[:, None, None] / 4 + np.nan_to_num(table["valence"] - 4)[
-                :, None, None
-            ] / 4 * np.linspace(-1, 1, points)
+            array += arousal + valence * np.linspace(-1, 1, points)
         np.save(folder / f"{modality}.npy", array.astype(np.float32))
     np.save(folder / "segments.npy", table)
+    low, high = dict.fromkeys(names, 0.8), dict.fromkeys(names, 50.0)
     manifest = {
-        "dataset": name,
-        "simulated": True,
-        "channels": names,
-        "rate": 128,
-        "points": points,
-        "preprocessing": {"low": dict.fromkeys(names, 0.8), "high": dict.fromkeys(names, 50.0), "normalise": "subject"},
-        "sources": sources,
-        "subjects": {},
+        **{"dataset": name, "simulated": True, "channels": names, "rate": 128, "points": points, "sources": sources},
+        "preprocessing": {"low": low, "high": high, "normalise": "subject"},
         "counts": {"subjects": subjects + unrated, "trials": len(table) // segments, "segments": len(table)},
-        "dropped": [],
-        "notes": [],
-        "versions": {},
+        **{"subjects": {}, "dropped": [], "notes": [], "versions": {}},
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
@@ -190,13 +178,48 @@ def complaint(finished, name) -> str:
     return finished.stderr
 
 
-def refusal(name, *flags, cwd) -> subprocess.CompletedProcess:
-    """Call a script that must end in one line on stderr, and leave all below `cwd` as it was."""
+def refusal(name, *flags, cwd, says=()) -> str:
+    """Call a script that must end in one line on stderr, which holds each of `says`, and leave all below `cwd` as it
+    was; that line."""
     before = contents(cwd)
-    finished = call(name, *flags, cwd=cwd)
-    complaint(finished, name)
+    line = complaint(call(name, *flags, cwd=cwd), name)
+    assert all(words in line for words in says), line
     assert contents(cwd) == before
-    return finished
+    return line
+
+
+HIDE = """
+import importlib.machinery, runpy, sys
+
+class Some(importlib.machinery.PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.split(".")[0] in {packages} else super().find_spec(name, path, target)
+
+sys.meta_path = [Some if finder is importlib.machinery.PathFinder else finder for finder in sys.meta_path]
+sys.path.insert(0, {root!r})
+sys.argv[0] = {name!r}
+runpy.run_path({root!r} + "/" + {name!r}, run_name="__main__")
+"""
+
+
+def without(packages, name, *flags, cwd) -> subprocess.CompletedProcess:
+    """Run a script where these packages are not installed."""
+    code = HIDE.format(packages=list(packages), root=str(ROOT), name=name)
+    command = [sys.executable, "-c", code, *map(str, flags)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+def read_log(path) -> list[dict]:
+    """The epochs of a log of training."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def assert_same_weights(found, expected) -> None:
+    """Those of two checkpoints, in every bit."""
+    assert found["model"].keys() == expected["model"].keys()
+    for name, value in found["model"].items():
+        assert torch.equal(value, expected["model"][name]), name
 
 
 def contents(folder) -> dict[str, bytes | None]:

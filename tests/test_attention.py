@@ -2,17 +2,14 @@
 its exported mask.
 
 Every test runs on whichever path this process has: the Triton kernels on a GPU (TEST_GPU=1) or in Triton's interpreter
-(TRITON_INTERPRET=1); the PyTorch path elsewhere. Where it is the PyTorch path, the last two tests run the file once
-more in the interpreter.
+(TRITON_INTERPRET=1); the PyTorch path elsewhere. Where it is the PyTorch path, the last test runs the file once more in
+the interpreter.
 """
-import ast
+
 import math
 import os
-import re
 import subprocess
 import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -38,8 +35,10 @@ def draw(batch, heads, n_queries, n_keys, d, dtype, strides="heads first", rando
         tensors = torch.randn(batch, n_keys, 3, heads, d, device=DEVICE).to(dtype).transpose(1, 3).unbind(2)
     else:
         extra = 3 if strides == "sliced" else 0
-        tensors = [torch.randn(batch, heads, n, d + extra, device=DEVICE).to(dtype)[..., extra:]
-                   for n in (n_queries, n_keys, n_keys)]
+        tensors = [
+            torch.randn(batch, heads, n, d + extra, device=DEVICE).to(dtype)[..., extra:]
+            for n in (n_queries, n_keys, n_keys)
+        ]
     gradient = torch.randn(batch, n_queries, heads, d, device=DEVICE).to(dtype).transpose(1, 2)
     return *(x.detach().requires_grad_() for x in tensors), gradient, torch.randint(2**62, (batch,), device=DEVICE)
 
@@ -107,10 +106,13 @@ def assert_exact_but_for_rounding(q, k, v, gradient, p, seed, rows=None):
         assert_within(found, value, largest_error, name)
 
 
-# ---------------------------------------------------------------- accuracy
-
-@settings(max_examples=40 if PATH == "torch" else 16, deadline=None, derandomize=True,
-          phases=[Phase.generate], suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    max_examples=40 if PATH == "torch" else 16,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.too_slow],
+)
 @given(st.data())
 def test_output_and_gradients_match_float64(data):
     n_keys = data.draw(st.sampled_from(LENGTHS), "keys")
@@ -128,9 +130,10 @@ def test_output_and_gradients_match_float64(data):
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("p", [0.0, 0.1, 0.5])
-@pytest.mark.parametrize("n_queries, n_keys", [(127, 257), (128, 129), (129, 128), (257, 257), (1, 257), (257, 1)])
-def test_longer_sequences_match_float64(n_queries, n_keys, p, dtype):
-    assert_exact_but_for_rounding(*draw(1, 2, n_queries, n_keys, 64, dtype)[:4], p, torch.tensor([3], device=DEVICE))
+@pytest.mark.parametrize("lengths", [(127, 257), (128, 129), (129, 128), (257, 257), (1, 257), (257, 1)])
+def test_longer_sequences_match_float64(lengths, p, dtype):
+    q, k, v, gradient, seed = draw(1, 2, *lengths, 64, dtype)
+    assert_exact_but_for_rounding(q, k, v, gradient, p, seed)
 
 
 @pytest.mark.slow
@@ -149,23 +152,15 @@ def test_extreme_logits_match_float64(dtype):
     assert_exact_but_for_rounding(q, k, v, gradient, 0.1, seed)
 
 
-def test_equal_rows_average_the_values():
-    q, k, v, gradient, seed = draw(2, 2, 40, 40, 16, torch.float32)
-    out = attention(q, torch.ones_like(k), v, 1e-12, seed)
-    mean = v.double().mean(2, keepdim=True).expand_as(out)
-    # 40 weights of 1 / 40, each off by its exponential, its sum and its division; then a sum of 40 products.
-    assert_within(out, mean, 100 * 2**-24 * v.abs().double().mean(2, keepdim=True).expand_as(out), "out")
-
-
 def test_every_element_is_written(monkeypatch):
     """Memory from the allocator is NaN here, so that an element never written fails."""
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         assert torch.empty(3, device=DEVICE).new_empty(3).isnan().all()
-        for n_queries, n_keys in ((1, 1), (1, 70), (70, 1), (66, 70)):
-            assert_exact_but_for_rounding(*draw(2, 2, n_queries, n_keys, 24, torch.float32)[:4], 0.1,
-                                          torch.tensor([1, 2], device=DEVICE))
+        for lengths in ((1, 1), (1, 70), (70, 1), (66, 70)):
+            q, k, v, gradient, seed = draw(2, 2, *lengths, 24, torch.float32)
+            assert_exact_but_for_rounding(q, k, v, gradient, 0.1, seed)
     finally:
         torch.use_deterministic_algorithms(False)
 
@@ -190,10 +185,9 @@ def test_runs_repeat_bit_for_bit():
     assert all(torch.equal(x, y) for x, y in zip(first, second))
 
 
-# ---------------------------------------------------------------- dropout
-
 def independent_mask(seed, head, rows, columns, p):
     """One head's mask, written again in NumPy from the definition in kernels/README.md."""
+
     def mix(x):
         for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
             x = (x ^ (x >> np.uint32(shift))) * np.uint32(factor)
@@ -228,27 +222,6 @@ def test_kernel_hashes_are_the_masks():
         assert all(torch.equal(x, y) for x, y in pairs)
 
 
-def test_the_mask_used_is_the_mask_exported_and_its_rescale_is_exact():
-    n = 65
-    seed = torch.tensor([4, 5], device=DEVICE)
-    zeros, values = torch.zeros(2, 2, n, 128, device=DEVICE), torch.eye(n, 128, device=DEVICE).expand(2, 2, n, 128)
-    out = attention(zeros, zeros, values, 0.3, seed)  # equal weights: the output is the mask, in units of 1 / (N keep)
-    mask = dropout_mask(seed, 2, n, n, 0.3)
-    assert torch.allclose(out[..., :n] * n * keep_probability(0.3), mask.float(), atol=1e-5)
-    assert keep_probability(0.3) == pytest.approx(0.7, abs=2**-32)
-    assert 0.2 < (~mask).float().mean() < 0.4
-
-
-def test_some_rows_get_what_all_rows_would():
-    q, k, v, gradient, seed = draw(2, 2, 65, 65, 16, torch.float32)
-    rows = torch.tensor([[0, 64, 7], [3, 1, 0]], device=DEVICE)
-    chosen = rows[:, None, :, None].expand(2, 2, 3, 16)
-    some = attention(q.gather(2, chosen), k, v, 0.4, seed, rows.int())
-    assert_within(some, *(x.gather(2, chosen) for x in expected(q, k, v, gradient, 0.4, seed)["out"]), "out")
-    assert_exact_but_for_rounding(*(x.detach().requires_grad_() for x in (q.gather(2, chosen), k, v)),
-                                  gradient[:, :, :3], 0.4, seed, rows)
-
-
 def test_samples_may_ask_for_fewer_rows_than_others():
     q, k, v, gradient, seed = draw(3, 2, 40, 65, 16, torch.float32)
     rows, sizes = torch.randint(65, (3, 40), device=DEVICE), (40, 0, 17)
@@ -259,18 +232,10 @@ def test_samples_may_ask_for_fewer_rows_than_others():
         if not size:
             assert all((x[b] == 0).all() for x in together[1:])
             continue
-        q_b, k_b, v_b = (x[b:b + 1].detach().requires_grad_() for x in (q[:, :, :size], k, v))
-        alone = expected(q_b, k_b, v_b, gradient[b:b + 1, :, :size], 0.4, seed[b:b + 1], rows[b:b + 1, :size])
+        q_b, k_b, v_b = (x[b : b + 1].detach().requires_grad_() for x in (q[:, :, :size], k, v))
+        alone = expected(q_b, k_b, v_b, gradient[b : b + 1, :, :size], 0.4, seed[b : b + 1], rows[b : b + 1, :size])
         for found, (name, (value, largest_error)) in zip(together, alone.items()):
-            assert_within(found[b:b + 1, :, :value.shape[2]], value, largest_error, f"{name} of sample {b}")
-
-
-def test_a_sample_keeps_its_mask_anywhere_in_the_batch():
-    q, k, v, gradient, seed = draw(3, 2, 20, 20, 16, torch.float32)
-    order = [2, 0, 1]
-    moved = ours(*(x[order].detach().requires_grad_() for x in (q, k, v)), gradient[order], 0.4, seed[order])
-    for found, (name, bounds) in zip(moved, expected(q, k, v, gradient, 0.4, seed).items()):
-        assert_within(found, *(x[order] for x in bounds), name)
+            assert_within(found[b : b + 1, :, : value.shape[2]], value, largest_error, f"{name} of sample {b}")
 
 
 @on_triton
@@ -284,6 +249,7 @@ def test_the_mask_does_not_depend_on_the_tiles(monkeypatch, bm, bn):
 
 @pytest.mark.parametrize("p", [0.01, 0.1, 0.125, 0.5, 0.9])
 def test_keep_rate_lies_in_its_binomial_interval(p):
+    assert keep_probability(p) == pytest.approx(1 - p, abs=2**-32)
     kept = dropout_mask(torch.arange(8), 4, 257, 1281, p)
     assert stats.binomtest(int(kept.sum()), kept.numel(), keep_probability(p)).pvalue > 1e-3
     for axis in (-1, -2):  # no row and no column keeps more or less than chance would have it
@@ -307,8 +273,6 @@ def test_masks_of_heads_samples_layers_and_steps_are_independent():
     corners = signs[::2, ::2] * signs[::2, 1::2] * signs[1::2, ::2] * signs[1::2, 1::2]
     assert abs(float(corners.sum()) / corners.numel() ** 0.5) < 4
 
-
-# ---------------------------------------------------------------- the operator in PyTorch
 
 @pytest.mark.slow
 @pytest.mark.parametrize("p", [0.0, 0.2])
@@ -339,70 +303,34 @@ def test_autocast_lowers_the_precision_but_not_of_float64():
     assert attention(q, k, v, 0.1, seed).dtype == torch.float32
 
 
-def test_every_argument_of_a_kernel_has_a_word():
-    """It stands as `name, name: words` in the docstring of the kernel or of its file, in a line of its own."""
-    tree = ast.parse((Path(module.__file__).parent / "attention_triton.py").read_text())
-
-    def words(node):
-        lines = re.findall(r"^ {4}((?:\w+, )*\w+): \S", ast.get_docstring(node, clean=False), re.MULTILINE)
-        return {name for line in lines for name in line.split(", ")}
-
-    kernels = [node for node in tree.body if "triton.jit" in map(ast.unparse, getattr(node, "decorator_list", ()))]
-    assert len(kernels) > 5
-    for kernel in kernels:
-        missing = {argument.arg for argument in kernel.args.args} - words(kernel) - words(tree)
-        assert not missing, f"{kernel.name}: {missing}"
-    assert words(tree) <= {argument.arg for kernel in kernels for argument in kernel.args.args}
+FITS = dict(zip("qkv", torch.zeros(3, 1, 2, 5, 16)), dropout_p=0.1, seed=torch.zeros(1, dtype=torch.int64))
 
 
-# ---------------------------------------------------------------- what does not fit
-
-@pytest.mark.parametrize("change, words", [
-    (dict(k=torch.zeros(1, 2, 5, 8)), "expected q"),
-    (dict(q=torch.zeros(1, 2, 0, 16)), "empty"),
-    (dict(v=torch.zeros(1, 2, 5, 16, dtype=torch.float16)), "share one floating dtype"),
-    (dict(dropout_p=1.0), r"in \[0, 1\)"),
-    (dict(seed=None), "needs seed"),
-    (dict(seed=torch.zeros(2, dtype=torch.int64)), "needs seed"),
-    (dict(rows=torch.zeros(1, 4, dtype=torch.int32)), "rows must be"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"k": torch.zeros(1, 2, 5, 8)}, "expected q"),
+        ({"q": torch.zeros(1, 2, 0, 16)}, "empty"),
+        ({"v": torch.zeros(1, 2, 5, 16, dtype=torch.float16)}, "share one floating dtype"),
+        ({"dropout_p": 1.0}, r"in \[0, 1\)"),
+        ({"seed": None}, "needs seed"),
+        ({"seed": torch.zeros(2, dtype=torch.int64)}, "needs seed"),
+        ({"rows": torch.zeros(1, 4, dtype=torch.int32)}, "rows must be"),
+    ],
+)
 def test_what_does_not_fit_is_refused(change, words):
-    fits = dict(q=torch.zeros(1, 2, 5, 16), k=torch.zeros(1, 2, 5, 16), v=torch.zeros(1, 2, 5, 16), dropout_p=0.1,
-                seed=torch.zeros(1, dtype=torch.int64))
     with pytest.raises(ValueError, match=words):
-        attention(**{**fits, **change})
+        attention(**{**FITS, **change})
 
 
-@pytest.mark.skipif(PATH != "torch", reason="a rehearsal of the benchmark where there is no GPU")
 @pytest.mark.slow
-def test_benchmark_rehearses_on_the_cpu():
-    flags = "--device cpu --tokens 65 --batches 2 --dropouts 0.1 --repeats 2".split()
-    command = [sys.executable, "benchmark.py", "attention", *flags]
-    done = subprocess.run(command, cwd=os.path.dirname(os.path.dirname(__file__)), capture_output=True, text=True)
-    lines = {line.split(" | ")[2].rstrip(" |"): line.split(" | ") for line in done.stdout.splitlines()[4:]}
-    for name in ("ours", "math"):
-        assert lines[name][:2] == ["| 2", "0.1"] and float(lines[name][3]) > 0 and float(lines[name][5]) > 0
-
-
-# ---------------------------------------------------------------- the same file, in Triton's interpreter
-
-def run_in_the_interpreter(which, folder):
+@pytest.mark.skipif(PATH == "triton", reason="this process has the Triton kernels already")
+@pytest.mark.parametrize("which", ["not slow", "slow"])
+def test_in_the_interpreter(tmp_path, which):
     """Run this file once more. What torch.compile has kept of the PyTorch path would not fit: hence a folder of its
     own."""
     pytest.importorskip("triton")
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", which, __file__]
-    own = {"TRITON_INTERPRET": "1", "TORCHINDUCTOR_CACHE_DIR": str(folder)}
+    own = {"TRITON_INTERPRET": "1", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
     done = subprocess.run(command, env={**os.environ, **own}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(PATH == "triton", reason="this process has the Triton kernels already")
-def test_in_the_interpreter(tmp_path):
-    run_in_the_interpreter("not slow", tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(PATH == "triton", reason="this process has the Triton kernels already")
-def test_long_sequences_in_the_interpreter(tmp_path):
-    run_in_the_interpreter("slow", tmp_path)

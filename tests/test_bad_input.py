@@ -2,7 +2,9 @@
 that names what is wrong, exit code 2 and no traceback; what was there before stays as it was."""
 
 import json
+import os
 import resource
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,13 +19,13 @@ ANEW = (*PRETRAIN_EEG, "--run", "runs/new", "--n-folds", "4")
 FINETUNE_EEG = ("finetune.py", *EEG, "--target", "arousal", *FINETUNE)
 RANDOM_ANEW = (*FINETUNE_EEG, "--init", "random", "--run", "runs/new", "--n-folds", "4")
 FUSE_1 = ("fuse.py", "--target", "arousal", "--fold", "1", *FUSE)
+FUSE_ANEW = (*FUSE_1, "--fresh")
 EVALUATE = ("evaluate.py",)
 DATA = "data/amigos/"
 FOLD = "runs/paper/eeg/fold1/"
 
 
-def remove(path):
-    path.unlink()
+remove = Path.unlink
 
 
 def empty(path):
@@ -31,7 +33,7 @@ def empty(path):
 
 
 def halve(path):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    os.truncate(path, path.stat().st_size // 2)
 
 
 def noise(path):
@@ -77,18 +79,14 @@ def state(change):
     return damage
 
 
-def after_one_epoch(damage):
-    """Damage the log of a training that is to be resumed."""
-
-    def stop_and_damage(path):
-        state(lambda content: content.update(epoch=1))(path.with_suffix(".pt"))
-        damage(path)
-
-    return stop_and_damage
+def noise_in_a_log(path):
+    """The log of a training that is to be resumed."""
+    state(lambda content: content.update(epoch=1))(path.with_suffix(".pt"))
+    noise(path)
 
 
 def settings(change):
-    """A damage that applies `change` to run.json."""
+    """A damage that applies `change` to run.json or manifest.json."""
 
     def damage(path):
         content = json.loads(path.read_text())
@@ -98,26 +96,12 @@ def settings(change):
     return damage
 
 
-def manifest(change):
-    return lambda path: edit_manifest(path.parent, change)
+def put(key, value):
+    """A damage that puts a value into an array."""
 
-
-def with_nan(signals):
-    signals[125, 1, 50] = np.nan  # an unrated segment: pre-training reads it in every fold
-    return signals
-
-
-def with_nan_in_all(signals):
-    signals[:, 0] = np.inf
-    return signals
-
-
-def put(name, value):
-    """Change a field of a structured array."""
-
-    def change(table):
-        table[name] = value
-        return table
+    def change(content):
+        content[key] = value
+        return content
 
     return array(change)
 
@@ -126,9 +110,9 @@ DAMAGED = [  # file, damage, command, what the line says besides the file
     # prepared data
     (DATA + "manifest.json", remove, ANEW, "prepare_data.py"),
     (DATA + "manifest.json", halve, ANEW, "expected JSON"),
-    (DATA + "manifest.json", manifest(lambda content: content.update(rate="128")), ANEW, "found '128'"),
-    (DATA + "manifest.json", manifest(lambda content: content["sources"][0].pop("sha256")), ANEW, "expected sha256"),
-    (DATA + "manifest.json", manifest(lambda content: content["sources"][0].update(trials=3)), ANEW, "expected trials"),
+    (DATA + "manifest.json", settings(lambda content: content.update(rate="128")), ANEW, "found '128'"),
+    (DATA + "manifest.json", settings(lambda content: content["sources"][0].pop("sha256")), ANEW, "expected sha256"),
+    (DATA + "manifest.json", settings(lambda content: content["sources"][0].update(trials=3)), ANEW, "expected trials"),
     (DATA + "segments.npy", remove, ANEW, "missing"),
     (DATA + "segments.npy", objects, ANEW, "Python objects in dtype"),
     (DATA + "segments.npy", array(lambda table: table["start"]), ANEW, "found (140,) of float64"),
@@ -140,15 +124,18 @@ DAMAGED = [  # file, damage, command, what the line says besides the file
     (DATA + "eeg.npy", array(lambda signals: signals.astype("f8")), ANEW, "(140, 2, 96) of float64"),
     (DATA + "eeg.npy", array(lambda signals: signals[:, :1]), ANEW, "found (140, 1, 96)"),
     (DATA + "eeg.npy", array(np.asfortranarray), (*FINETUNE_EEG, "--fresh"), "eeg.npy: expected an array in C order"),
-    (DATA + "eeg.npy", array(with_nan), ANEW, "row 125 holds NaN or inf"),
-    (DATA + "eeg.npy", array(with_nan_in_all), RANDOM_ANEW, "holds NaN or inf"),
-    (DATA + "eeg.npy", array(with_nan_in_all), (*FUSE_1, "--fresh"), "holds NaN or inf"),
+    (
+        DATA + "eeg.npy",
+        put((125, 1, 50), np.nan),
+        ANEW,
+        "row 125 holds NaN or inf",
+    ),  # unrated: pre-training reads it in every fold
+    (DATA + "eeg.npy", put((slice(None), 0), np.inf), RANDOM_ANEW, "holds NaN or inf"),
+    (DATA + "eeg.npy", put((slice(None), 0), np.inf), FUSE_ANEW, "holds NaN or inf"),
     (DATA + "segments.npy", put("arousal", 7), RANDOM_ANEW, "only low arousal labels in the train part of fold 1"),
     (DATA + "segments.npy", put("arousal", np.nan), RANDOM_ANEW, "no arousal rating in the train part of fold 1"),
     # run.json and folds.npy
     ("runs/paper/run.json", halve, FINETUNE_EEG, "expected JSON"),
-    ("runs/paper/run.json", noise, EVALUATE, "expected JSON"),
-    ("runs/paper/run.json", folder, EVALUATE, "directory"),
     ("runs/paper/run.json", remove, EVALUATE, "no such run"),
     ("runs/paper/run.json", lambda path: path.write_text("[1]"), PRETRAIN_EEG, "expected data as str"),
     ("runs/paper/run.json", settings(lambda content: content.pop("split")), FUSE_1, "expected split as str"),
@@ -160,7 +147,6 @@ DAMAGED = [  # file, damage, command, what the line says besides the file
     # checkpoints and logs
     (FOLD + "pretrain.pt", remove, FINETUNE_EEG, "run pretrain.py"),
     (FOLD + "pretrain.pt", empty, FINETUNE_EEG, "not a checkpoint"),
-    (FOLD + "pretrain.pt", halve, FINETUNE_EEG, "not a checkpoint"),
     (FOLD + "pretrain.pt", noise, PRETRAIN_EEG, "not a checkpoint"),
     (FOLD + "pretrain.pt", folder, PRETRAIN_EEG, "directory"),
     (FOLD + "pretrain.pt", pickled_object, PRETRAIN_EEG, "not a checkpoint"),
@@ -168,26 +154,16 @@ DAMAGED = [  # file, damage, command, what the line says besides the file
     (FOLD + "pretrain.pt", state(lambda content: content.pop("optimizer")), FINETUNE_EEG, "with optimizer"),
     (FOLD + "pretrain.pt", state(lambda content: content.update(epoch=1)), FINETUNE_EEG, "stopped after 1 of 2 epochs"),
     (FOLD + "arousal.pt", remove, FUSE_1, "run finetune.py --modality eeg"),
-    (FOLD + "arousal.pt", halve, FUSE_1, "not a checkpoint"),
     (FOLD + "arousal.pt", state(lambda content: content.update(epoch=1)), FUSE_1, "stopped after 1 of 2 epochs"),
-    (
-        FOLD + "arousal.pt",
-        state(lambda content: content["model"].update(cls=torch.zeros(3))),
-        (*FUSE_1, "--fresh"),
-        "weight cls of shape (8,), found (3,)",
-    ),
-    (FOLD + "arousal.pt", state(lambda content: content["model"].pop("cls")), (*FUSE_1, "--fresh"), "cls of shape"),
+    (FOLD + "arousal.pt", state(lambda content: content["model"].update(cls=torch.zeros(3))), FUSE_ANEW, "found (3,)"),
+    (FOLD + "arousal.pt", state(lambda content: content["model"].pop("cls")), FUSE_ANEW, "cls of shape"),
     (FOLD + "arousal.pt", state(lambda content: content["model"].update(cls=3)), FUSE_1, "expected weights"),
     (FOLD + "arousal.pt", state(lambda content: content.update(channels={"eeg": 3})), FUSE_1, "names of channels"),
     (FOLD + "arousal.pt", state(lambda content: content.update(flags={})), FUSE_1, "flags of their training"),
     (FOLD + "pretrain.pt", state(lambda content: content["flags"].pop("ffn")), FINETUNE_EEG, "--ffn among its flags"),
-    (FOLD + "pretrain.jsonl", after_one_epoch(noise), PRETRAIN_EEG, "one line of JSON an epoch"),
-    (FOLD + "pretrain.jsonl", after_one_epoch(folder), PRETRAIN_EEG, "directory"),
+    (FOLD + "pretrain.jsonl", noise_in_a_log, PRETRAIN_EEG, "one line of JSON an epoch"),
     # predictions
-    (FOLD + "arousal.npy", empty, EVALUATE, "expected a whole .npy file"),
     (FOLD + "arousal.npy", halve, EVALUATE, "expected a whole .npy file"),
-    (FOLD + "arousal.npy", objects, EVALUATE, "expected a whole .npy file"),
-    (FOLD + "arousal.npy", archive, EVALUATE, "expected a whole .npy file"),
     (FOLD + "arousal.npy", put("label", 1), EVALUATE, "the labels of --threshold global"),
     (FOLD + "arousal.npy", put("probability", 1.5), EVALUATE, "probabilities from 0 to 1"),
 ]
@@ -196,7 +172,6 @@ FLAGS = [  # command, what the line says
     ((*ANEW, "--extra", "data/nowhere"), "data/nowhere/manifest.json: missing"),
     ((*ANEW[:-2], "--split", "subject", "--n-folds", "7"), "--n-folds 7: --split subject has only 6 units"),
     ((*ANEW[:-2], "--split", "subject", "--n-folds", "6", "--validation-parts", "1"), "no train segments in fold 1"),
-    ((*ANEW[:-2], "--n-folds", "1", "--fold", "0"), "--n-folds: expected 2 to 127, found 1"),
     ((*ANEW[:-2], "--n-folds", "128"), "--n-folds: expected 2 to 127, found 128"),
     ((*ANEW, "--fold", "4"), "--fold 4: expected 0 to 3"),
     ((*ANEW, "--cnn-kernels", "4", "4"), "--cnn-kernels [4, 4]: expected one odd size"),
@@ -209,12 +184,8 @@ FLAGS = [  # command, what the line says
     ((*PRETRAIN_EEG, "--lr", "0.1"), "was started with --lr 0.0005, found 0.1"),
     ((*FINETUNE_EEG, "--heads", "1"), "pretrain.pt: expected a network with heads 1, found 2; leave the flag out"),
     ((*FINETUNE_EEG, "--run", "runs/nowhere"), "runs/nowhere/eeg/fold1/pretrain.pt: no such checkpoint"),
-    ((*FINETUNE_EEG, "--fold", "3"), "eeg/fold3/pretrain.pt: no such checkpoint"),
-    ((*RANDOM_ANEW, "--threshold", "6.5"), "only low arousal labels in the train part of fold 1"),
     ((*FUSE_1, "--init", "random"), "eeg/fold1/arousal-random.pt: no such checkpoint"),
-    ((*FUSE_1, "--fold", "2"), "ecg/fold2/arousal.pt: no such checkpoint"),
     (("evaluate.py", "--run", "runs/nowhere"), "runs/nowhere/run.json: no such run"),
-    (("evaluate.py", "--data", "data/nowhere"), "data/nowhere/manifest.json: missing"),
     ((*ANEW, "--run", "data/amigos/segments.npy"), "data/amigos/segments.npy"),
     ((*ANEW, "--run", "/proc/nowhere"), "/proc/nowhere"),
 ]
@@ -232,11 +203,7 @@ def refused(work, command, says):
     return line
 
 
-@pytest.mark.parametrize(
-    "path, damage, command, says",
-    DAMAGED,
-    ids=[f"{path.split('/')[-1]}-{number}-{command[0]}" for number, (path, _, command, _) in enumerate(DAMAGED)],
-)
+@pytest.mark.parametrize("path, damage, command, says", DAMAGED)
 def test_damaged_file(work, path, damage, command, says):
     damage(work / path)
     if path == FOLD + "arousal.npy":  # without a record that fits them, damaged predictions come no further

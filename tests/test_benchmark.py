@@ -1,12 +1,16 @@
-"""The parts of benchmark.py, at a size that says nothing of speed, and the accuracy of the network that they measure."""
+"""The parts of benchmark.py at a size that says nothing of speed, and the accuracy of the network that they measure."""
 
 import statistics
 
+import edfio
+import numpy as np
 import pytest
 import torch
 
 from benchmarks import step
+from benchmarks.preparation import LABELS, write_recordings
 from prepared import ROOT, done
+from recordings import EEG, edf_signal, write_edf
 
 
 @pytest.mark.slow
@@ -15,6 +19,28 @@ def test_a_step_of_each_side_is_measured():
     lines = [line.split(" | ") for line in done("benchmark.py", *flags, cwd=ROOT).splitlines()[3:]]
     assert [line[:2] for line in lines] == [[f"| {task}", side] for task in step.TASKS for side in ("ours", "stock")]
     assert all(float(number.strip("| ")) > 0 for line in lines for number in line[2:])
+
+
+@pytest.mark.slow
+def test_preparation_is_measured_beside_mne_and_of_long_and_many(tmp_path):
+    pytest.importorskip("mne")
+    write_edf(tmp_path / "S001R01.edf", edf_signal(0, 12, 160)[:10], LABELS["bci2000"], 160)
+    flags = f"prepare --raw {tmp_path} --dataset bci2000 --repeats 1 --hours 0.05 --files 3".split()
+    lines = done("benchmark.py", *flags, cwd=ROOT).splitlines()
+    rows = [line.strip("| ").split(" | ") for line in lines if "|" in line]
+    names = [row[0] for row in rows]
+    assert "0.05 h of 11 channels at 512 Hz, one worker" in names and "3 ECGs of 30 s at 300 Hz, 2 workers" in names
+    [long] = [row for row in rows if row[0].startswith("0.05 h")]
+    assert 50 < float(long[1]) < 500 and float(long[2]) == pytest.approx(float(long[1]) / 2.03, rel=0.02)
+
+
+def test_a_long_recording_of_the_benchmark_is_what_its_header_says(tmp_path):
+    """180 s of 11 channels at 256 Hz are 1.01 MB: a minute three times, as edfio reads it."""
+    assert write_recordings(tmp_path / "raw", 2, 180, 256, ("eeg", "ecg")) == 2 * (256 * 12 + 180 * 11 * 256 * 2)
+    edf = edfio.read_edf(tmp_path / "raw" / "1.edf")
+    assert edf.duration == 180 and edf.labels == (*EEG, "ECG")
+    for signal in edf.signals:
+        np.testing.assert_array_equal(*signal.digital[: 120 * 256].reshape(2, -1))
 
 
 def gradients(side, task, precision, seed):

@@ -11,35 +11,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from prepared import (
-    FINETUNE,
-    FUSE,
-    NETWORK,
-    PRETRAIN,
-    call,
-    contents,
-    done,
-    edit_manifest,
-    labelled,
-    open_run,
-    write_set,
-)
+from prepared import FINETUNE, FUSE, NETWORK, PRETRAIN, call, contents, done, edit_manifest, labelled, open_run
+from prepared import read_log, refusal, write_set
 from protocol import folds
 from protocol.segments import data_sha256, open_segments
 from training import checkpoints, trained
 
 EEG = ("finetune.py", *"--modality eeg --fold 1 --target arousal".split(), *FINETUNE)
+FUSION = ("fuse.py", *"--target arousal --fold 1".split(), *FUSE)
 FOLD = "runs/paper/eeg/fold1/"
 
 
 def refused(work, *command, says):
-    before = contents(work)
-    finished = call(*command, cwd=work)
-    assert finished.returncode == 2, finished.stdout
-    assert finished.stderr.startswith(f"{command[0]}: ") and finished.stderr.count("\n") == 1, finished.stderr
-    for words in says:
-        assert words in finished.stderr, finished.stderr
-    assert contents(work) == before
+    refusal(*command, cwd=work, says=says)
 
 
 def trial_set(table, rows) -> set:
@@ -47,10 +31,7 @@ def trial_set(table, rows) -> set:
 
 
 def trial_of(table, rows) -> list:
-    return [tuple(row) for row in table[["subject", "trial"]][rows].tolist()]
-
-
-# ---- labels ---------------------------------------------------------------------------------------------------------
+    return table[["subject", "trial"]][rows].tolist()
 
 
 @pytest.mark.parametrize("split", ["segment", "trial", "subject"])
@@ -59,32 +40,26 @@ def test_shuffled_labels_keep_a_subjects_counts_and_a_trials_unity(finished, spl
     table = run.data.table
     rows, true = labelled(run, 2, "arousal")
     rows_again, shuffled = labelled(run, 2, "arousal", shuffle_labels=True)
-    seen = np.concatenate([rows["train"], rows["validation"]])
     assert all(np.array_equal(rows[name], rows_again[name]) for name in rows)
-    for subject in np.unique(table["subject"][seen]):
-        counts = []
-        for labels in (true, shuffled):
-            of_trial = {}
-            for row in seen[table["subject"][seen] == subject]:
-                of_trial.setdefault(str(table["trial"][row]), set()).add(int(labels[row]))
-            assert all(len(found) == 1 for found in of_trial.values())
-            counts.append(sorted(min(found) for found in of_trial.values()))
-        assert counts[0] == counts[1]
+    seen = np.concatenate([rows["train"], rows["validation"]])
+    counts = []
+    for labels in (true, shuffled):
+        of_trial = dict(zip(trial_of(table, seen), labels[seen].tolist()))
+        assert [of_trial[trial] for trial in trial_of(table, seen)] == labels[seen].tolist()  # one label a trial
+        counts.append(sorted((subject, label) for (subject, _), label in of_trial.items()))
+    assert counts[0] == counts[1]
     others = np.setdiff1d(np.arange(len(table)), seen)
     assert np.isin(rows["test"], others).all() and np.array_equal(true[others], shuffled[others])
     assert (true[seen] != shuffled[seen]).any()
 
 
 def test_shuffling_is_a_function_of_seed_and_fold(finished):
-    found = [
-        labelled(open_run(finished, seed=seed), fold, "arousal", shuffle_labels=True)[1]
-        for seed, fold in ((0, 2), (0, 2), (1, 2))
-    ]
-    assert np.array_equal(found[0], found[1]) and not np.array_equal(found[0], found[2])
-    run = open_run(finished)
-    one, two = (labelled(run, fold, "arousal", shuffle_labels=True)[1] for fold in (1, 2))
-    both = np.setdiff1d(np.arange(len(one)), np.concatenate([run.split(fold)["test"] for fold in (1, 2)]))
-    assert not np.array_equal(one[both], two[both])
+    runs = [open_run(finished, seed=seed) for seed in (0, 0, 1)]
+    first, again, other = (labelled(run, 2, "arousal", shuffle_labels=True)[1] for run in runs)
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+    fold1 = labelled(runs[0], 1, "arousal", shuffle_labels=True)[1]
+    both = np.setdiff1d(np.arange(len(first)), np.concatenate([runs[0].split(fold)["test"] for fold in (1, 2)]))
+    assert not np.array_equal(fold1[both], first[both])
 
 
 def test_shuffled_labels_say_nothing_of_the_trial():
@@ -123,16 +98,12 @@ def test_fractions_are_nested_whole_trials_of_both_classes(finished, split):
 
 @pytest.mark.parametrize("value", ["0", "-0.5", "1.5", "nan", "much"])
 def test_fractions_that_are_none(work, value):
-    finished = call(*EEG, "--label-fraction", value, cwd=work)
-    assert finished.returncode == 2 and "--label-fraction" in finished.stderr.splitlines()[-1]
+    refused(work, *EEG, "--label-fraction", value, says=["--label-fraction"])
 
 
 def test_a_fraction_without_a_trial_of_a_class(work):
     flags = "--label-fraction", 0.001
     refused(work, *EEG, *flags, says=["--label-fraction 0.001", "none of the 12 low", "use a larger fraction"])
-
-
-# ---- training -------------------------------------------------------------------------------------------------------
 
 
 def by_hand(work, stem, rows, data="amigos", modality="eeg", what="classify"):
@@ -145,51 +116,48 @@ def by_hand(work, stem, rows, data="amigos", modality="eeg", what="classify"):
         return torch.cat([getattr(model, what)(torch.from_numpy(signals[row][None].copy())) for row in rows])
 
 
+def validation_loss(work, stem, labels):
+    """That of the labels (n,) with the logits of a checkpoint, and the one that its log ends with."""
+    rows = labelled(open_run(work), 1, "arousal")[0]["validation"]
+    target = torch.from_numpy(labels[rows].astype(np.float32))
+    loss = F.binary_cross_entropy_with_logits(by_hand(work, stem, rows), target).item()
+    return loss, read_log(work / f"{stem}.jsonl")[-1]["validation_loss"]
+
+
 def test_training_learns_from_the_shuffled_labels_and_is_tested_on_true_ones(work):
     done(*EEG, "--shuffle-labels", cwd=work)
     rows, true = labelled(open_run(work), 1, "arousal")
     taught = labelled(open_run(work), 1, "arousal", shuffle_labels=True)[1]
     found = np.load(work / f"{FOLD}arousal-shuffled.npy")
     assert np.array_equal(found["label"], true[rows["test"]])
-    logged = json.loads((work / f"{FOLD}arousal-shuffled.jsonl").read_text().splitlines()[-1])["validation_loss"]
-    losses = []
-    for labels in (taught, true):
-        target = torch.from_numpy(labels[rows["validation"]].astype(np.float32))
-        logits = by_hand(work, f"{FOLD}arousal-shuffled", rows["validation"])
-        losses.append(F.binary_cross_entropy_with_logits(logits, target).item())
-    assert logged == pytest.approx(losses[0], rel=1e-5) and logged != pytest.approx(losses[1], rel=1e-3)
+    expected, logged = validation_loss(work, f"{FOLD}arousal-shuffled", taught)
+    assert logged == pytest.approx(expected, rel=1e-5)
+    assert logged != pytest.approx(validation_loss(work, f"{FOLD}arousal-shuffled", true)[0], rel=1e-3)
 
 
 @pytest.mark.parametrize("init", ["pretrained", "random"])
 def test_frozen_weights_stay_and_the_classifier_moves(work, init):
     flags = "--freeze", "--init", init, *(NETWORK if init == "random" else ()), "--dropout", 0.5, "--lr", 0.01
     stem = f"{FOLD}arousal{'-random' if init == 'random' else ''}-frozen"
-    done(*EEG, *flags, cwd=work)
-    later = torch.load(work / f"{stem}.pt", weights_only=True)["model"]
-    assert len(later) > 10
+    weights = []
+    for epochs in (1, 2):
+        done(*EEG, *flags, "--epochs", epochs, "--fresh", cwd=work)
+        weights.append(torch.load(work / f"{stem}.pt", weights_only=True)["model"])
+    sooner, later = weights
     if init == "pretrained":
         first = torch.load(work / f"{FOLD}pretrain.pt", weights_only=True)["model"]
         for name in later:
             assert name.startswith("classifier.") or torch.equal(later[name], first[name]), name
-    done(*EEG, *flags, "--epochs", 1, "--run", "runs/one", "--fresh", *one_run(work, init), cwd=work)
-    sooner = torch.load(work / f"{stem.replace('paper', 'one')}.pt", weights_only=True)["model"]
+    assert len(later) > 10
     for name in later:
-        assert torch.equal(later[name], sooner[name]) != name.startswith(("classifier.hidden", "classifier.output")), name
-    rows = labelled(open_run(work), 1, "arousal")[0]
+        assert torch.equal(later[name], sooner[name]) != name.startswith(("classifier.hidden", "classifier.output")), (
+            name
+        )
+    rows, labels = labelled(open_run(work), 1, "arousal")
     found = np.load(work / f"{stem}.npy")["probability"]
     np.testing.assert_allclose(found, torch.sigmoid(by_hand(work, stem, rows["test"])), rtol=1e-5)
-    log = (work / f"{stem}.jsonl").read_text().splitlines()  # the loss of the stored features is that of the network
-    logits = by_hand(work, stem, rows["validation"])
-    labels = torch.from_numpy(labelled(open_run(work), 1, "arousal")[1][rows["validation"]].astype(np.float32))
-    expected = F.binary_cross_entropy_with_logits(logits, labels).item()
-    assert json.loads(log[-1])["validation_loss"] == pytest.approx(expected, rel=1e-5)
-
-
-def one_run(work, init):
-    """The flags, and the pre-training, of a second run on the same folds."""
-    if init == "pretrained":
-        done(*"pretrain.py --modality eeg --fold 1 --run runs/one --n-folds 4".split(), *PRETRAIN, cwd=work)
-    return "--n-folds", 4
+    expected, logged = validation_loss(work, stem, labels)  # of the stored features, and of the network
+    assert logged == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_fraction_trains_on_its_rows_alone(work):
@@ -207,11 +175,13 @@ def test_a_fraction_trains_on_its_rows_alone(work):
 
 def test_frozen_training_stopped_and_resumed_ends_in_the_same_bits(work, monkeypatch):
     command = *EEG, "--freeze", "--epochs", 6, "--classifier-dropout", 0.4, "--lr", 0.01
+    checkpoint, predictions = (work / f"{FOLD}arousal-frozen.{ending}" for ending in ("pt", "npy"))
+
+    def result():
+        return torch.load(checkpoint, weights_only=True), np.load(predictions)
+
     done(*command, cwd=work)
-    path = work / f"{FOLD}arousal-frozen"
-    names = [path.with_name(f"{path.name}.{ending}") for ending in ("pt", "npy")]
-    alone = torch.load(names[0], weights_only=True), np.load(names[1])
-    save, saved = checkpoints.save, []
+    alone, save, saved = result(), checkpoints.save, []
 
     def save_and_stop(path, state):
         save(path, state)
@@ -222,14 +192,11 @@ def test_frozen_training_stopped_and_resumed_ends_in_the_same_bits(work, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "save", save_and_stop)
         assert call(*command, "--fresh", cwd=work).returncode == 128 + signal.SIGTERM
-    assert torch.load(names[0], weights_only=True)["epoch"] == 3 and not names[1].exists()
+    assert torch.load(checkpoint, weights_only=True)["epoch"] == 3 and not predictions.exists()
     assert "resuming at epoch 4" in done(*command, cwd=work)
-    again = torch.load(names[0], weights_only=True), np.load(names[1])
+    again = result()
     assert all(torch.equal(value, again[0]["model"][name]) for name, value in alone[0]["model"].items())
     assert np.array_equal(alone[1], again[1])
-
-
-# ---- other labelled sets --------------------------------------------------------------------------------------------
 
 
 def other_set(work, name="other", **options):
@@ -249,10 +216,8 @@ def test_another_set_is_predicted_after_training_and_later(work):
     out = done(*EEG, "--test-data", "data/other", cwd=work)
     assert "arousal.npy: already done" in out and "arousal@other.npy: 60 test predictions" in out
     after = contents(work / FOLD)
-    assert after.items() > before.items() and after.keys() - before.keys() == {
-        "arousal@other.npy",
-        "arousal@other.json",
-    }
+    written = {"arousal@other.npy", "arousal@other.json"}
+    assert after.items() > before.items() and after.keys() - before.keys() == written
     found = np.load(work / f"{FOLD}arousal@other.npy")
     assert found["segment"].tolist() == np.flatnonzero(~np.isnan(table["arousal"])).tolist()
     assert found["label"].tolist() == (table["arousal"][found["segment"]] > 2.5).tolist()
@@ -266,15 +231,9 @@ def test_another_set_is_predicted_after_training_and_later(work):
 
     assert "arousal@other.npy: already done" in done(*EEG, "--test-data", "data/other", cwd=work)
     assert contents(work / FOLD) == after
-    edit_manifest(other_set(work, "namesake"), lambda manifest: manifest.update(dataset="other"))
-    edit_manifest(work / "data" / "namesake", lambda manifest: manifest["sources"][0].update(sha256="0" * 64))
-    refused(
-        work,
-        *EEG,
-        "--test-data",
-        "data/namesake",
-        says=["arousal@other.json: was made on another set of that name", "--name"],
-    )
+    edit_manifest(other_set(work, "namesake"), lambda m: m.update(dataset="other"))
+    says = ["arousal@other.json: was made on another set of that name", "--name"]
+    refused(work, *EEG, "--test-data", "data/namesake", says=says)
     done(*EEG, "--lr", 0.01, "--fresh", "--test-data", "data/third", cwd=work)
     names = {path.name for path in (work / FOLD).iterdir()}
     assert "arousal@third.npy" in names and "arousal@other.npy" not in names  # of the model that is no more
@@ -282,31 +241,30 @@ def test_another_set_is_predicted_after_training_and_later(work):
 
 def test_the_fused_model_predicts_another_set_as_predict_does(work):
     other_set(work)
-    done("fuse.py", "--target", "arousal", "--fold", 1, *FUSE, "--test-data", "data/other", cwd=work)
+    done(*FUSION, "--test-data", "data/other", cwd=work)
     model = "runs/paper/fused/fold1/arousal"
     done("predict.py", "--model", f"{model}.pt", "--data", "data/other", "--rows", f"{model}@other.npy", cwd=work)
     predicted = np.load(work / "predictions" / "fused-fold1-arousal.npy")
     assert np.array_equal(predicted["probability"], np.load(work / f"{model}@other.npy")["probability"])
 
 
-def same_recordings(manifest):
-    manifest["sources"][1]["sha256"] = hashlib.sha256(b"mini 0 2").hexdigest()
+SAME = hashlib.sha256(b"mini 0 2").hexdigest()  # of subject S2 of data/amigos
 
 
 @pytest.mark.parametrize(
     "change, says",
     [
-        (lambda m: m["channels"].update(eeg=["F7", "O1"]), ["channels F7 F3, found F7 O1"]),
-        (lambda m: m.update(rate=256), ["rate 128, found 256"]),
-        (lambda m: m["preprocessing"].update(normalise="none"), ["normalise subject, found none"]),
-        (lambda m: m.update(dataset="mini"), ["is mini, the data set of data/amigos"]),
-        (same_recordings, ["its source S1.mat is the file S2.mat of data/amigos"]),
+        (lambda m: m["channels"].update(eeg=["F7", "O1"]), "channels F7 F3, found F7 O1"),
+        (lambda m: m.update(rate=256), "rate 128, found 256"),
+        (lambda m: m["preprocessing"].update(normalise="none"), "normalise subject, found none"),
+        (lambda m: m.update(dataset="mini"), "is mini, the data set of data/amigos"),
+        (lambda m: m["sources"][1].update(sha256=SAME), "its source S1.mat is the file S2.mat of data/amigos"),
     ],
 )
 def test_sets_prepared_otherwise_or_of_the_runs_own_recordings(work, change, says):
     edit_manifest(other_set(work), change)
-    for command in (EEG, ("fuse.py", "--target", "arousal", "--fold", 1, *FUSE)):
-        refused(work, *command, "--test-data", "data/other", says=["data/amigos", "data/other", *says])
+    for command in (EEG, FUSION):
+        refused(work, *command, "--test-data", "data/other", says=["data/amigos", "data/other", says])
 
 
 def test_sets_of_another_length_or_name_or_without_ratings(work):
@@ -322,35 +280,19 @@ def test_sets_of_another_length_or_name_or_without_ratings(work):
 
 def test_a_set_of_the_pretraining_and_a_threshold_of_training(work):
     other_set(work)
-    fold = "--modality", "eeg", "--fold", 1, "--run", "runs/new", "--n-folds", 4
-    done("pretrain.py", *fold, *PRETRAIN, "--extra", "data/other", cwd=work)
-    flags = *fold, "--test-data", "data/other"
-    refused(work, *EEG, *flags, says=["data/other: the model was pre-trained on S0.mat"])
-    other_set(work, "shorter", segments=3)
+    other_set(work, "third")
     same = json.loads((work / "data" / "other" / "manifest.json").read_text())["sources"]
-    edit_manifest(work / "data" / "shorter", lambda m: m.update(sources=same))
-    refused(work, *EEG, *flags[:-1], "data/shorter", says=["data/shorter: the model was pre-trained on S0.mat"])
-    done(*EEG, *flags, "--init", "random", *NETWORK, cwd=work)
-    done("pretrain.py", *fold, "--modality", "ecg", *PRETRAIN, cwd=work)
-    for modality in ("ecg", "eeg"):
-        done(*EEG, *fold, "--modality", modality, cwd=work)
-    fuse = "fuse.py", "--target", "arousal", *fold[2:], *FUSE, "--test-data", "data/other"
-    refused(work, *fuse, says=["data/other: the model was pre-trained on S0.mat"])
+    edit_manifest(other_set(work, "shorter", segments=3), lambda m: m.update(sources=same))
+    new = "--fold", 1, "--run", "runs/new", "--n-folds", 4
+    for modality, extra in (("eeg", "data/other"), ("ecg", "data/third")):
+        done("pretrain.py", "--modality", modality, *new, *PRETRAIN, "--extra", extra, cwd=work)
+        done(*EEG, "--modality", modality, *new, cwd=work)
+    for command, name in ((EEG, "other"), (EEG, "shorter"), (FUSION, "other"), (FUSION, "third")):
+        says = [f"data/{name}: the model was pre-trained on S0.mat"]
+        refused(work, *command, *new, "--test-data", f"data/{name}", says=says)
+    done(*EEG, *new, "--test-data", "data/other", "--init", "random", *NETWORK, cwd=work)
     flags = *EEG, *NETWORK, *"--init random --run runs/train --n-folds 4 --threshold train".split()
     refused(work, *flags, "--test-data", "data/other", says=["--test-data", "found train"])
-
-
-def test_a_set_that_the_ecg_model_was_pretrained_on(work):
-    other_set(work)
-    new = "--fold", 1, "--run", "runs/new", "--n-folds", 4
-    for modality, extra in (("eeg", ()), ("ecg", ("--extra", "data/other"))):
-        done("pretrain.py", "--modality", modality, *new, *PRETRAIN, *extra, cwd=work)
-        done(*EEG, "--modality", modality, *new, cwd=work)
-    fuse = "fuse.py", "--target", "arousal", *new, *FUSE, "--test-data", "data/other"
-    refused(work, *fuse, says=["data/other: the model was pre-trained on S0.mat"])
-
-
-# ---- names, fusion, refusals ----------------------------------------------------------------------------------------
 
 
 def test_a_fraction_of_many_digits_has_the_name_that_its_files_have(work):
@@ -366,15 +308,14 @@ def test_fusion_takes_the_bases_rows_and_labels_of_its_variant(work):
     for modality in ("eeg", "ecg"):
         done(*EEG, *NETWORK, "--modality", modality, *flags, cwd=work)
         assert (work / f"runs/paper/{modality}/fold1/arousal{suffix}.npy").exists()
-    fuse = "fuse.py", "--target", "arousal", "--fold", 1, *FUSE, *flags
-    out = done(*fuse, cwd=work)
+    out = done(*FUSION, *flags, cwd=work)
     rows, _ = labelled(open_run(work), 1, "arousal", shuffle_labels=True, label_fraction=0.5)
     assert f"{len(rows['train'])} train" in out and len(rows["train"]) < 60
     done("predict.py", "--model", f"runs/paper/fused/fold1/arousal{suffix}.pt", "--data", "data/amigos", cwd=work)
     predicted = np.load(work / "predictions" / f"fused-fold1-arousal{suffix}.npy")["probability"]
     found = np.load(work / f"runs/paper/fused/fold1/arousal{suffix}.npy")
     np.testing.assert_allclose(predicted[found["segment"]], found["probability"], rtol=1e-5)
-    assert "already done" in done(*fuse, cwd=work)
+    assert "already done" in done(*FUSION, *flags, cwd=work)
 
 
 @pytest.mark.parametrize(
@@ -389,9 +330,8 @@ def test_a_checkpoint_of_another_variant_is_refused(work, flags, suffix, key):
     done(*EEG, *flags, "--epochs", 1, cwd=work)
     (work / f"{FOLD}arousal-{suffix}.pt").replace(work / f"{FOLD}arousal.pt")
     refused(work, *EEG, says=["eeg/fold1/arousal.pt", key])
-    refused(work, "fuse.py", "--target", "arousal", "--fold", 1, *FUSE, says=["eeg/fold1/arousal.pt", key])
+    refused(work, *FUSION, says=["eeg/fold1/arousal.pt", key])
 
 
 def test_a_variant_without_its_bases_is_named(work):
-    command = "fuse.py", "--target", "arousal", "--fold", 1, *FUSE, "--shuffle-labels"
-    refused(work, *command, says=["eeg/fold1/arousal-shuffled.pt: no such checkpoint"])
+    refused(work, *FUSION, "--shuffle-labels", says=["eeg/fold1/arousal-shuffled.pt: no such checkpoint"])

@@ -1,4 +1,4 @@
-"""Damaged files of every format: a hundred a format in the slow tests, two thousand in the heavy ones. See damage.py."""
+"""Damaged files of every format: a hundred a format in the slow tests, 2,000 in the heavy ones. See damage.py."""
 
 import os
 import subprocess

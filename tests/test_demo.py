@@ -1,5 +1,5 @@
-"""The whole method, from simulated recordings to the table, for several cohorts: some minutes each on two cores; and how
-demo.sh and test.sh set themselves up."""
+"""The whole method, from simulated recordings to the table, for several cohorts: some minutes each on two cores; and
+how demo.sh and test.sh set themselves up."""
 
 import json
 import os

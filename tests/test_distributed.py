@@ -1,6 +1,5 @@
 """Several processes train as one does; when one is killed, stopped or fails, all end, say why once, and can go on."""
 
-import json
 import os
 import re
 import shutil
@@ -16,7 +15,7 @@ import pytest
 import torch
 
 from model import SingleModalityModel, sample_mask
-from prepared import NETWORK, ROOT, contents, done, fork, write_set
+from prepared import NETWORK, ROOT, assert_same_weights, contents, done, fork, read_log, write_set
 from training import loop
 
 # 99 segments to pre-train on and 79 to fine-tune on: the last batch of an epoch has 3 samples, or 1.
@@ -33,7 +32,7 @@ class Group:
     importing PyTorch takes; and when one ends, no agent stops the others. `own`: flags of one process alone, by its
     rank."""
 
-    def __init__(self, count, name, *flags, cwd, own=()):
+    def __init__(self, count, name, *flags, cwd, own={}):
         self.store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         port = self.store.port
         self.logs = [cwd / f"rank{rank}-{port}.log" for rank in range(count)]
@@ -42,7 +41,7 @@ class Group:
             environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
             environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             environment |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
-            given = *flags, *dict(own).get(rank, ())
+            given = *flags, *own.get(rank, ())
             self.processes.append(fork(name, *given, cwd=cwd, output=log, environment=environment))
 
     def printed(self) -> list[str]:
@@ -92,9 +91,8 @@ def folder(tmp_path_factory):
 def results(run, name):
     """(losses (epochs, 2), weights, paths of all files) of a training."""
     path = run / "eeg" / "fold1" / f"{name}.pt"
-    lines = [json.loads(line) for line in path.with_suffix(".jsonl").read_text().splitlines()]
-    losses = np.array([[line["train_loss"], line["validation_loss"]] for line in lines])
-    return losses, torch.load(path, weights_only=True), sorted(map(str, contents(run)))
+    losses = [[line["train_loss"], line["validation_loss"]] for line in read_log(path.with_suffix(".jsonl"))]
+    return np.array(losses), torch.load(path, weights_only=True), sorted(map(str, contents(run)))
 
 
 @pytest.mark.slow
@@ -103,17 +101,16 @@ def test_several_processes_train_as_one_does(folder, tmp_path, count, batch_size
     """50 steps and more: four a epoch, and one, of which the log has every loss. The number of masked points differs
     from process to process; two of the three have no sample in the last batch of the fine-tuning."""
     shutil.copytree(folder / "data", tmp_path / "data")
-    stages = [
-        ("pretrain", (*PRETRAIN, *EXACT, "--batch-size", batch_size, "--epochs", epochs)),
-        ("arousal", (*FINETUNE, *EXACT, "--classifier-dropout", 0, "--epochs", 8)),
-    ]
-    for name, flags in stages:
-        done(*flags, "--run", "one", cwd=tmp_path)
-        text = finished(count, *flags, "--run", "several", cwd=tmp_path)
-        assert text.count(": epoch ") == int(flags[-1]) and "parameters, on cpu in fp64" in text
+    for name, epochs, flags in (
+        ("pretrain", epochs, (*PRETRAIN, *EXACT, "--batch-size", batch_size)),
+        ("arousal", 8, (*FINETUNE, *EXACT, "--classifier-dropout", 0)),
+    ):
+        done(*flags, "--epochs", epochs, "--run", "one", cwd=tmp_path)
+        text = finished(count, *flags, "--epochs", epochs, "--run", "several", cwd=tmp_path)
+        assert text.count(": epoch ") == epochs and "parameters, on cpu in fp64" in text
         (expected, one, files), (found, several, same) = (results(tmp_path / run, name) for run in ("one", "several"))
         np.testing.assert_allclose(found, expected, rtol=1e-10)
-        assert len(expected) == int(flags[-1]) and expected[-1, 0] < 0.97 * expected[0, 0]
+        assert len(expected) == epochs and expected[-1, 0] < 0.97 * expected[0, 0]
         for key, weight in one["model"].items():
             assert weight.dtype == torch.float64
             if key.endswith("in_proj_bias"):  # that of the keys changes no softmax: its gradient is rounding alone
@@ -145,18 +142,15 @@ def test_killed_stopped_and_resumed(folder, tmp_path):
             [line] = [line for line in "".join(group.printed()).splitlines() if "stopped by" in line]
             assert "stopped by SIGTERM at epoch" in line and "the same command goes on from there" in line
         else:
-            codes = [2, 2]
-            codes[rank] = -signal.SIGKILL
+            codes = [-signal.SIGKILL if each == rank else 2 for each in range(2)]
             assert KILLED in group.ended_in_one_line(codes, SECONDS)
-        state = torch.load(path, weights_only=True)
-        assert epoch - 1 <= state["epoch"] < 14
-        if rank == 1:
-            assert not list(tmp_path.rglob("*.tmp"))
+        assert epoch - 1 <= torch.load(path, weights_only=True)["epoch"] < 14
+        assert rank == 0 or not list(tmp_path.rglob("*.tmp"))
     shutil.copytree(tmp_path / "runs", tmp_path / "single")
     assert "resuming at epoch" in finished(2, *flags, cwd=tmp_path)
     found, state, _ = results(tmp_path / "runs", "pretrain")
     assert np.array_equal(found, expected)
-    assert all(torch.equal(weight, reference["model"][key]) for key, weight in state["model"].items())
+    assert_same_weights(state, reference)
 
     assert "resuming at epoch" in done(*flags, "--run", "single", cwd=tmp_path)
     found, state, _ = results(tmp_path / "single", "pretrain")
@@ -167,25 +161,24 @@ def test_killed_stopped_and_resumed(folder, tmp_path):
 @pytest.mark.slow
 def test_bad_input_ends_in_one_line(folder, tmp_path):
     shutil.copytree(folder / "data", tmp_path / "data")
+
+    def said(name, *flags, **own):
+        return Group(2, name, *flags, cwd=tmp_path, **own).ended_in_one_line([2, 2])
+
     flags = (*PRETRAIN, "--epochs", 2, "--batch-size", 32)
-    line = Group(2, *flags, cwd=tmp_path, own={1: ("--seed", 5)}.items()).ended_in_one_line([2, 2])
+    line = said(*flags, own={1: ("--seed", 5)})
     assert "pretrain.pt: expected the same checkpoint, data and flags in all processes" in line
     assert not list(tmp_path.rglob("*.pt"))
     shutil.rmtree(tmp_path / "runs")
 
-    line = Group(2, *flags, "--fold", 9, cwd=tmp_path).ended_in_one_line([2, 2])
-    assert line == "pretrain.py: --fold 9: expected 0 to 3, as the run has 4 folds"
-    for own in ({}, {1: ("--epochs", "x")}):
-        given = () if own else ("--epochs", "x")
-        line = Group(2, *flags, *given, cwd=tmp_path, own=own.items()).ended_in_one_line([2, 2])
+    assert said(*flags, "--fold", 9) == "pretrain.py: --fold 9: expected 0 to 3, as the run has 4 folds"
+    for line in (said(*flags, "--epochs", "x"), said(*flags, own={1: ("--epochs", "x")})):
         assert line.startswith("pretrain.py: argument --epochs: invalid int")
-    group = Group(2, "fuse.py", "--target", "arousal", "--fold", 1, cwd=tmp_path)
-    assert "runs as one process, found WORLD_SIZE 2" in group.ended_in_one_line([2, 2])
+    assert "runs as one process, found WORLD_SIZE 2" in said("fuse.py", "--target", "arousal", "--fold", 1)
 
     signals = np.load(tmp_path / "data" / "amigos" / "eeg.npy", mmap_mode="r+")
     signals[139, 0, 3] = np.nan  # of the unrated subject, so in one batch of an epoch, and seen by one process alone
-    line = Group(2, *flags, cwd=tmp_path).ended_in_one_line([2, 2])
-    assert line.startswith("pretrain.py: data/amigos/eeg.npy: row 139 holds NaN or inf")
+    assert said(*flags).startswith("pretrain.py: data/amigos/eeg.npy: row 139 holds NaN or inf")
     assert not list(tmp_path.rglob("*.pt")) and not list(tmp_path.rglob("*.tmp"))
 
 
@@ -202,30 +195,33 @@ def test_what_is_drawn_at_random(monkeypatch):
         seeds = loop.layer_seeds(generator, len(places), mine, args)
         return model.reconstruction_loss(batch, mask[mine], seeds, mask.sum())
 
-    def shares(world):
-        found = []
+    def ranks(world):
+        monkeypatch.setenv("WORLD_SIZE", str(world))
         for rank in range(world):
-            monkeypatch.setenv("WORLD_SIZE", str(world))
             monkeypatch.setenv("RANK", str(rank))
+            yield rank
+
+    def total(world):
+        found = 0
+        for _ in ranks(world):
             model.zero_grad()
             share = loop.share_of(loss, places, loop.seed_step(0, 5), args)
             share.backward()
-            found.append(torch.cat([share.detach()[None], *(weight.grad.flatten() for weight in model.parameters())]))
-        return torch.stack(found).sum(0)
+            found += torch.cat([share.detach()[None], *(weight.grad.flatten() for weight in model.parameters())])
+        return found
 
-    one = shares(1)
+    one = total(1)
     for world in (2, 3, 7, 9):
-        torch.testing.assert_close(shares(world), one, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(total(world), one, rtol=1e-9, atol=1e-12)
 
     def dropped(places, generator, mine):
         return torch.nn.functional.dropout(torch.ones(1000), 0.5, training=True)
 
-    drawn = []
-    for rank in range(3):
-        monkeypatch.setenv("WORLD_SIZE", "3")
-        monkeypatch.setenv("RANK", str(rank))
-        drawn += [loop.share_of(dropped, places, loop.seed_step(0, step), args) > 0 for step in range(3)]
-    agreement = (torch.stack(drawn)[:, None] == torch.stack(drawn)).double().mean(-1)[~torch.eye(9, dtype=bool)]
+    def draw(step):
+        return loop.share_of(dropped, places, loop.seed_step(0, step), args) > 0
+
+    drawn = torch.stack([draw(step) for _ in ranks(3) for step in range(3)])
+    agreement = (drawn[:, None] == drawn).double().mean(-1)[~torch.eye(9, dtype=bool)]
     assert 0.4 < agreement.min() and agreement.max() < 0.6
 
 

@@ -1,13 +1,12 @@
 """Pre-training never holds a data set in memory: 20 GB of segments need no more than 1 GB of them does."""
 
-import json
 import os
 import time
 
 import numpy as np
 import pytest
 
-from prepared import DTYPE, start
+from prepared import DTYPE, edit_manifest, start, write_set
 
 # A row has as many bytes as the paper's 10 x 1280, but attention, quadratic in the points, is far cheaper.
 CHANNELS, POINTS = 100, 128
@@ -17,7 +16,8 @@ SMALL = "--cnn-kernels 1 --cnn-channels 2 --layers 1 --heads 1 --ffn 2 --mvp-hid
 
 def write_sparse_set(folder, name, rows, rated):
     """A prepared set of `rows` segments of zeros, which take no room on the disk."""
-    folder.mkdir(parents=True)
+    write_set(folder, name)
+    (folder / "ecg.npy").unlink()
     table = np.zeros(rows, DTYPE)
     table["subject"], table["video"] = "S0", "v"
     table["trial"] = np.arange(rows) // 100
@@ -29,16 +29,8 @@ def write_sparse_set(folder, name, rows, rated):
         header = {"descr": "<f4", "fortran_order": False, "shape": (rows, CHANNELS, POINTS)}
         np.lib.format.write_array_header_1_0(file, header)
         file.truncate(file.tell() + rows * ROW)
-    manifest = {
-        "dataset": name,
-        "simulated": True,
-        "channels": {"eeg": [f"E{number}" for number in range(CHANNELS)]},
-        "rate": 128,
-        "points": POINTS,
-        **{key: {} for key in ("preprocessing", "subjects", "counts", "versions")},
-        **{key: [] for key in ("sources", "dropped", "notes")},
-    }
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    channels = {"eeg": [f"E{number}" for number in range(CHANNELS)]}
+    edit_manifest(folder, lambda manifest: manifest.update(channels=channels, points=POINTS, sources=[]))
 
 
 def resident_memory(pid) -> int:

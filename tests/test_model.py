@@ -7,25 +7,13 @@ import torch.nn.functional as F
 from torch import nn
 
 import paper
-from model import (
-    Encoder,
-    FusionModel,
-    SingleModalityModel,
-    TransformerLayer,
-    masked_tokens,
-    parameter_count,
-    sample_mask,
-)
+from model import Encoder, FusionModel, SingleModalityModel, TransformerLayer
+from model import masked_tokens, parameter_count, sample_mask
 
 
 def paper_model(modality="eeg", **heads):
     channels = 10 if modality == "eeg" else 1
     return SingleModalityModel(channels, **{name: value for name, (value, *_) in paper.NETWORK.items()}, **heads)
-
-
-def mean_squared_error(predicted, signals, mask):
-    """Of the masked points in all channels, from values (B, C, L) of all points."""
-    return F.mse_loss(predicted.transpose(1, 2)[mask], signals.transpose(1, 2)[mask])
 
 
 def close(found, expected):
@@ -88,10 +76,10 @@ def test_encoder_equals_its_written_out_form():
         nn.init.normal_(each)
     x = torch.randn(2, 2, 20, dtype=torch.float64)
     first, second = encoder.convolutions
-    y = F.conv1d(F.pad(x, (2, 2)), first.weight, first.bias)
-    mean, var = y.mean(1, keepdim=True), y.var(1, keepdim=True, unbiased=False)
-    y = (y - mean) / (var + 1e-5).sqrt() * encoder.norm.weight[:, None] + encoder.norm.bias[:, None]
-    y = F.conv1d(F.pad(y.clamp(min=0), (1, 1)), second.weight, second.bias).clamp(min=0).transpose(1, 2)
+    y = F.conv1d(F.pad(x, (2, 2)), first.weight, first.bias).transpose(1, 2)
+    y = (y - y.mean(2, keepdim=True)) / (y.var(2, keepdim=True, unbiased=False) + 1e-5).sqrt()
+    y = (y * encoder.norm.weight + encoder.norm.bias).clamp(min=0).transpose(1, 2)
+    y = F.conv1d(F.pad(y, (1, 1)), second.weight, second.bias).clamp(min=0).transpose(1, 2)
     normed = (y - y.mean(2, keepdim=True)) / (y.var(2, keepdim=True, unbiased=False) + 1e-5).sqrt()
     assert close(encoder(x), normed * encoder.output_norm.weight + encoder.output_norm.bias)
     encoder.output_norm = Encoder(2, [5, 3], [4, 6], output_norm=False).output_norm
@@ -107,14 +95,20 @@ def test_parameter_counts_of_the_paper():
     assert parameter_count(FusionModel(64 + 512, [64, 32], 0.1)) == 577 * 64 + 65 * 32 + 33
 
 
+def inputs_of(module):
+    """The list that each further input of a module joins."""
+    received = []
+    module.register_forward_pre_hook(lambda _, inputs: received.append(inputs[0]))
+    return received
+
+
 def test_cls_comes_first_and_positions_are_sinusoidal():
     model = SingleModalityModel(1, [3], [8], 1, 1, 8, 0.0, classifier_hidden=[4], points=50)
     place, column = 17, 4
     assert model.positions.shape == (51, 8)
     assert model.positions[place, column].item() == pytest.approx(np.sin(place / 10000 ** (4 / 8)), abs=1e-5)
     assert model.positions[place, column + 1].item() == pytest.approx(np.cos(place / 10000 ** (4 / 8)), abs=1e-5)
-    received = []
-    model.layers[0].register_forward_pre_hook(lambda _, inputs: received.append(inputs[0]))
+    received = inputs_of(model.layers[0])
     model.eval().encode(torch.randn(2, 1, 50))
     assert torch.equal(received[0][:, 0], (model.cls + model.positions[0]).expand(2, 8))
 
@@ -123,8 +117,7 @@ def test_what_the_layers_add_to_stays_in_float32_where_the_convolutions_of_a_gpu
     model = SingleModalityModel(3, [5], [8], 1, 2, 16, 0.0, classifier_hidden=[4], points=50).eval()
     signals, points = torch.randn(2, 3, 50), torch.randn(2, 50, 8, dtype=torch.bfloat16)
     monkeypatch.setattr(model.encoder, "forward", lambda signals: points)
-    received = []
-    model.layers[0].register_forward_pre_hook(lambda _, inputs: received.append(inputs[0]))
+    received = inputs_of(model.layers[0])
     with torch.autocast("cpu", torch.bfloat16):
         model.encode(signals)
     expected = torch.cat([model.cls.expand(2, 1, 8), points.float()], dim=1) + model.positions
@@ -137,17 +130,15 @@ def test_heads_read_the_tokens_the_paper_names():
     signals, mask = torch.randn(2, 3, 40), torch.zeros(2, 40, dtype=torch.bool)
     tokens = model.encode(signals)
     assert tokens.shape == (2, 41, 8)
-    hidden = F.linear(tokens[:, 1:], model.predictor.hidden[0].weight, model.predictor.hidden[0].bias).clamp(min=0)
-    expected = F.linear(hidden, model.predictor.output.weight, model.predictor.output.bias).transpose(1, 2)
+    hidden = (tokens[:, 1:] @ model.predictor.hidden[0].weight.T + model.predictor.hidden[0].bias).clamp(min=0)
+    expected = (hidden @ model.predictor.output.weight.T + model.predictor.output.bias).transpose(1, 2)
     torch.testing.assert_close(model.reconstruct(signals, mask), expected)
     x = tokens[:, 0]
     for layer in model.classifier.hidden:
-        x = F.linear(x, layer.weight, layer.bias).clamp(min=0)
+        x = (x @ layer.weight.T + layer.bias).clamp(min=0)
     torch.testing.assert_close(model.features(signals), x)
-    assert model.features(signals).shape == (2, 4)
-    torch.testing.assert_close(
-        model.classify(signals), (x @ model.classifier.output.weight.T)[:, 0] + model.classifier.output.bias
-    )
+    expected = (x @ model.classifier.output.weight.T)[:, 0] + model.classifier.output.bias
+    torch.testing.assert_close(model.classify(signals), expected)
 
 
 @pytest.mark.parametrize("layers", [1, 2])
@@ -159,17 +150,18 @@ def test_the_last_layer_for_some_tokens_gives_the_same_loss_and_gradients(layers
         layer.self_attn.dropout = layer.dropout = dropout
     signals, seed = torch.randn(4, 3, 70, dtype=torch.float64), torch.arange(4 * layers).reshape(layers, 4)
     mask = sample_mask(4, 70, 0.05, 6, torch.Generator().manual_seed(0))
-    mask[0] = False  # of the fullest and the emptiest row a batch may have
-    mask[1] = True
+    mask[0], mask[1] = False, True  # the emptiest and the fullest row a batch may have
+
+    def mean_squared_error():
+        predicted = model.reconstruct(signals, mask, seed)
+        return F.mse_loss(predicted.transpose(1, 2)[mask], signals.transpose(1, 2)[mask])
+
     pairs = {
         "classifier": (
             lambda: model.classifier(model.encode(signals, seed=seed)[:, 0]).square().sum(),
             lambda: model.classify(signals, seed).square().sum(),
         ),
-        "predictor": (
-            lambda: mean_squared_error(model.reconstruct(signals, mask, seed), signals, mask),
-            lambda: model.reconstruction_loss(signals, mask, seed),
-        ),
+        "predictor": (mean_squared_error, lambda: model.reconstruction_loss(signals, mask, seed)),
     }
     for head, pair in pairs.items():
         losses, gradients = [], []
@@ -197,11 +189,8 @@ def test_masked_tokens_are_the_masked_ones_and_few_others():
         assert {point + 1 for point in masked.nonzero().flatten().tolist()} <= set(numbers)
         chosen += [(sample * 71 + number, sample * most + place) for place, number in enumerate(numbers)]
     assert list(zip(selection.tokens.tolist(), selection.places.tolist())) == chosen
-
-
-def test_a_batch_without_a_masked_point_has_no_loss():
-    model, mask = paper_model("ecg", mvp_hidden=[128]).eval(), torch.zeros(2, 1280, dtype=torch.bool)
-    assert model.reconstruction_loss(torch.randn(2, 1, 1280), mask) == 0
+    model, none = paper_model("ecg", mvp_hidden=[128]).eval(), torch.zeros(2, 1280, dtype=torch.bool)
+    assert model.reconstruction_loss(torch.randn(2, 1, 1280), none) == 0  # a batch without a masked point
 
 
 def test_classifier_dropout_is_on_in_training_only_and_follows_each_hidden_layer():
@@ -219,26 +208,22 @@ def test_mask_covers_48_percent_in_spans_of_20():
     assert abs(mask[:, 100:].mean() - (1 - (1 - 0.0325) ** 20)) < 0.003
     assert mask[:, 0].mean() == pytest.approx(0.0325, abs=0.01)
     assert mask.sum(1).std() > 30  # the count varies by segment
-    for row in mask[:200]:
-        edges = np.flatnonzero(np.diff(np.concatenate([[0], row.astype(int), [0]])))
-        starts, ends = edges[::2], edges[1::2]
-        assert all(end - start >= 20 or end == 1280 for start, end in zip(starts, ends))
     few = sample_mask(4000, 1280, 0.0005, 20, torch.Generator().manual_seed(1)).numpy()
-    lengths = [np.diff(np.flatnonzero(np.diff(np.concatenate([[0], row.astype(int), [0]])))[:2]) for row in few]
-    assert np.median([length[0] for length in lengths if len(length)]) == 20
+    for rows, median in ((mask, False), (few, True)):
+        edges = np.diff(np.pad(rows, ((0, 0), (1, 1))).astype(int))
+        starts, ends = (np.argwhere(edges == sign)[:, 1] for sign in (1, -1))
+        assert ((ends - starts >= 20) | (ends == 1280)).all()
+        assert not median or np.median(ends - starts) == 20
 
 
 def test_the_masked_input_is_zero_in_every_channel_and_only_there():
     model = SingleModalityModel(3, [3], [8], 1, 1, 8, 0.0, [5], points=64).eval()
-    received = []
-    model.encoder.register_forward_pre_hook(lambda _, inputs: received.append(inputs[0]))
+    received = inputs_of(model.encoder)
     signals = torch.randn(2, 3, 64)
     mask = sample_mask(2, 64, 0.05, 10, torch.Generator().manual_seed(0))
     model.reconstruct(signals, mask)
     assert mask.any() and not mask.all()
-    for channel in range(3):
-        assert torch.equal(received[0][:, channel] == 0, mask)
-        assert torch.equal(received[0][:, channel][~mask], signals[:, channel][~mask])
+    assert torch.equal(received[0], signals * ~mask[:, None])
 
 
 @pytest.mark.parametrize("change", [{"cnn_kernels": [4]}, {"cnn_kernels": [3, 3]}, {"heads": 3}])

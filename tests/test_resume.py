@@ -1,19 +1,17 @@
 """Training that is killed and started again ends in the same bits as training left alone; SIGTERM saves and says so."""
 
-import json
 import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
 
-from prepared import NETWORK, ROOT, done, fork, start, write_set
+from prepared import NETWORK, assert_same_weights, done, fork, read_log, start, write_set
 
 # Dropout is on everywhere and the last batch is a smaller one, so that nothing random may depend on the process.
 EEG, ECG = ("--modality", "eeg", "--fold", 1), ("--modality", "ecg", "--fold", 1)
@@ -22,7 +20,7 @@ MASKING = "--mvp-hidden 8 --mask-probability 0.2".split()
 PRETRAIN = (*NETWORK, *TRAINING, *MASKING, *"--n-folds 4 --warmup-epochs 2 --lr 0.01".split())
 FINETUNE = ("--target", "arousal", *TRAINING, *"--classifier-hidden 6 --classifier-dropout 0.4 --lr 0.01".split())
 FUSE = ("--target", "arousal", "--fold", 1, *"--fusion-hidden 6 --fusion-dropout 0.4 --lr 0.01 --threads 1".split())
-FEW = 12, 12, 50  # epochs of pre-training, fine-tuning and fusion
+FEW, MANY = (12, 12, 50), (80, 80, 250)  # epochs of pre-training, fine-tuning and fusion
 
 
 def stages(epochs):
@@ -38,16 +36,14 @@ class Script:
     """A script running on its own, as a command or, without the seconds that importing PyTorch takes, as a fork."""
 
     def __init__(self, name, flags, cwd, log, command: bool):
-        self.log = log
+        self.log, self.command = log, command
         self.process = (start if command else fork)(name, *flags, cwd=cwd, output=log)
 
-    def is_running(self) -> bool:
-        return (self.process.poll() if hasattr(self.process, "poll") else self.process.exitcode) is None
-
-    def exit_code(self) -> int:
-        if hasattr(self.process, "poll"):
-            return self.process.wait(300)
-        self.process.join(300)
+    def exit_code(self, seconds=300):
+        """None where it still runs after so long."""
+        if self.command:
+            return self.process.poll() if seconds == 0 else self.process.wait(seconds)
+        self.process.join(seconds)
         return self.process.exitcode
 
     def printed(self) -> str:
@@ -56,7 +52,7 @@ class Script:
     def wait_for(self, what):
         """Return once what() is true; whether that was before the script ended."""
         while not what():
-            if not self.is_running():
+            if self.exit_code(0) is not None:
                 return False
             time.sleep(0.0002)
         return True
@@ -73,10 +69,7 @@ def position(checkpoint) -> tuple[int, int]:
 
 
 def is_being_written(checkpoint) -> bool:
-    return any(
-        entry.name.startswith(f"{checkpoint.name}.") and entry.name.endswith(".tmp")
-        for entry in os.scandir(checkpoint.parent)
-    )
+    return any(re.fullmatch(rf"{checkpoint.name}\..*\.tmp", entry.name) for entry in os.scandir(checkpoint.parent))
 
 
 def kill_and_restart(folder, stage, kills, random) -> int:
@@ -91,32 +84,26 @@ def kill_and_restart(folder, stage, kills, random) -> int:
         script = Script(name, flags, folder, folder / f"{checkpoint.stem}-{name}-{number}.log", command=False)
         number += 1
         if kills:
-            kill = kills[0]
-            if kill == "start":
-                time.sleep(random.uniform(0, 0.05))
-            elif kill == "write":
+            if kills[0] == "write":
                 assert script.wait_for(lambda: "resuming at" in script.printed() or not found)
                 assert script.wait_for(checkpoint.parent.exists)
-                time.sleep(random.uniform(0, 0.2))
-                assert script.wait_for(lambda: is_being_written(checkpoint))
-            else:
+            elif kills[0] == "any":
                 script.wait_for(lambda: "resuming at" in script.printed() or (not found and checkpoint.exists()))
-                time.sleep(random.uniform(0, 0.3))
+            time.sleep(random.uniform(0, {"start": 0.05, "write": 0.2, "any": 0.3}[kills[0]]))
+            if kills[0] == "write":
+                assert script.wait_for(lambda: is_being_written(checkpoint))
             script.send(signal.SIGKILL)
         code = script.exit_code()
         if found:
             match = re.search(r"resuming at epoch (\d+), step (\d+)$", script.printed(), re.MULTILINE)
             assert match and (int(match[1]) - 1, int(match[2])) == found, script.printed()
         if not kills:
-            assert code == 0, script.printed()
-            break
+            assert code == 0 and not list(folder.rglob("*.tmp")), script.printed()
+            return later
         assert code == -signal.SIGKILL, f"{name} ended with {code} before it was killed: {script.printed()}"
-        inside = checkpoint.parent.exists() and is_being_written(checkpoint)
         later += found is not None or checkpoint.exists()
-        if kill != "write" or inside:
+        if kills[0] != "write" or checkpoint.parent.exists() and is_being_written(checkpoint):
             kills.pop(0)
-    assert not list(folder.rglob("*.tmp"))
-    return later
 
 
 def assert_same(folder, reference, epochs):
@@ -125,16 +112,11 @@ def assert_same(folder, reference, epochs):
         found, expected = (path / "runs" / "paper" / checkpoint for path in (folder, reference))
         states = [torch.load(path, weights_only=True) for path in (found, expected)]
         assert states[0]["epoch"] == states[1]["epoch"] == total
-        assert states[0]["model"].keys() == states[1]["model"].keys()
-        for key, value in states[0]["model"].items():
-            assert torch.equal(value, states[1]["model"][key]), (checkpoint, key)
+        assert_same_weights(*states)
         moments = [state["optimizer"]["state"] for state in states]
         for number, values in moments[0].items():
             assert all(torch.equal(value, moments[1][number][key]) for key, value in values.items())
-        logs = [
-            [json.loads(line) for line in path.with_suffix(".jsonl").read_text().splitlines()]
-            for path in (found, expected)
-        ]
+        logs = [read_log(path.with_suffix(".jsonl")) for path in (found, expected)]
         for key in ("epoch", "train_loss", "validation_loss", "lr"):
             assert [line[key] for line in logs[0]] == [line[key] for line in logs[1]], (checkpoint, key)
         assert [line["epoch"] for line in logs[0]] == list(range(1, total + 1))
@@ -153,38 +135,35 @@ def base(tmp_path_factory):
     return folder
 
 
-def left_alone(base, folder, epochs):
-    """All three scripts, uninterrupted, in a copy of `base`."""
-    shutil.copytree(base, folder)
-    for name, _, flags in stages(epochs):
-        done(name, *flags, cwd=folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
-def reference(base, tmp_path_factory):
-    return left_alone(base, tmp_path_factory.mktemp("reference") / "reference", FEW)
+def left_alone(base, tmp_path_factory):
+    """All three scripts, uninterrupted for so many epochs, in a copy of `base`."""
 
+    @cache
+    def run(epochs):
+        folder = shutil.copytree(base, tmp_path_factory.mktemp("reference") / "reference")
+        for name, _, flags in stages(epochs):
+            done(name, *flags, cwd=folder)
+        return folder
 
-def campaign(folder, epochs, kills, seed) -> int:
-    """Kill each script at its `kills`; how many came after the first checkpoint."""
-    random, later = np.random.default_rng(seed), 0
-    for (name, checkpoint, flags), of_this in zip(stages(epochs), kills):
-        later += kill_and_restart(folder, (name, checkpoint, (*flags, "--checkpoint-minutes", 0)), of_this, random)
-    return later
+    return run
 
 
 @pytest.mark.slow
-def test_killed_and_restarted(base, reference, tmp_path):
-    folder = shutil.copytree(base, tmp_path / "killed")
-    kills = [["start", "any", "write", "any"], ["any"], ["write"]]
-    assert campaign(folder, FEW, kills, seed=0) >= 4
-    assert_same(folder, reference, FEW)
+def test_killed_and_restarted(base, left_alone, tmp_path):
+    pretraining = "start any any write any any write any"
+    finetuning, fusion = "start any write any any any", "any any write any write any"
+    folder, random, later = shutil.copytree(base, tmp_path / "killed"), np.random.default_rng(1), 0
+    for (name, checkpoint, flags), kills in zip(stages(MANY), (pretraining, finetuning, fusion)):
+        stage = name, checkpoint, (*flags, "--checkpoint-minutes", 0)
+        later += kill_and_restart(folder, stage, kills.split(), random)
+    assert later >= 15
+    assert_same(folder, left_alone(MANY), MANY)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_stopped_and_restarted(base, reference, tmp_path, number):
+def test_stopped_and_restarted(base, left_alone, tmp_path, number):
     folder = shutil.copytree(base, tmp_path / "stopped")
     for place, (name, checkpoint, flags) in enumerate(stages(FEW)):
         log, checkpoint = folder / f"{name}.log", folder / "runs" / "paper" / checkpoint
@@ -197,44 +176,25 @@ def test_stopped_and_restarted(base, reference, tmp_path, number):
         last = script.printed().splitlines()[-1]
         assert f"stopped by {signal.Signals(number).name} at epoch {epoch + 1}, step {step}; the same command" in last
         assert f"resuming at epoch {epoch + 1}, step {step}\n" in done(name, *flags, cwd=folder)
-    assert_same(folder, reference, FEW)
-
-
-@pytest.mark.slow
-def test_twenty_kills(base, tmp_path):
-    epochs = 80, 80, 250
-    reference = left_alone(base, tmp_path / "reference", epochs)
-    folder = shutil.copytree(base, tmp_path / "killed")
-    pretraining = ["start", "any", "any", "write", "any", "any", "write", "any"]
-    finetuning = ["start", "any", "write", "any", "any", "any"]
-    fusion = ["any", "any", "write", "any", "write", "any"]
-    assert campaign(folder, epochs, [pretraining, finetuning, fusion], seed=1) >= 15
-    assert_same(folder, reference, epochs)
+    assert_same(folder, left_alone(FEW), FEW)
 
 
 @pytest.mark.slow
 @pytest.mark.heavy
-def test_the_papers_own_command(tmp_path):
+def test_the_papers_own_command(tmp_path, monkeypatch):
     """`python pretrain.py --modality eeg --fold 3`, with no other flag, on data of the paper's shape."""
     write_set(tmp_path / "data" / "amigos", subjects=5, unrated=0, trials=4, segments=5, channels=10, points=1280)
-    command = [sys.executable, str(ROOT / "pretrain.py"), "--modality", "eeg", "--fold", "3"]
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    monkeypatch.delenv("OMP_NUM_THREADS")
     checkpoint = tmp_path / "runs" / "paper" / "eeg" / "fold3" / "pretrain.pt"
     reached = (0, 0)
     for call in range(2):
-        script = subprocess.Popen(
-            command, cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        lines = []
-        for line in script.stdout:
-            lines.append(line)
-            if ": epoch " in line:
-                script.send_signal(signal.SIGTERM)
-        assert script.wait() == 143, lines
-        text = "".join(lines)
-        assert "2,483,530 parameters, on" in text and "Traceback" not in text
-        if call:
-            assert f"resuming at epoch {reached[0] + 1}, step {reached[1]}\n" in text
+        flags = "--modality", "eeg", "--fold", 3
+        script = Script("pretrain.py", flags, tmp_path, tmp_path / f"{call}.log", command=True)
+        assert script.wait_for(lambda: ": epoch " in script.printed())
+        script.send(signal.SIGTERM)
+        assert script.exit_code() == 143, script.printed()
+        assert "2,483,530 parameters, on" in script.printed() and "Traceback" not in script.printed()
+        assert f"resuming at epoch {reached[0] + 1}, step {reached[1]}\n" in script.printed() or not call
         assert position(checkpoint) > reached
         reached = position(checkpoint)
     state = torch.load(checkpoint, weights_only=True)

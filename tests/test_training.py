@@ -1,7 +1,5 @@
 """Training against PyTorch's own optimiser, schedule and losses, one step an epoch."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -9,7 +7,7 @@ import torch.nn.functional as F
 from scipy.linalg import lstsq, toeplitz
 
 from model import SingleModalityModel, sample_mask
-from prepared import FINETUNE, NETWORK, PRETRAIN, call, done, labelled, open_run, write_set
+from prepared import FINETUNE, NETWORK, PRETRAIN, call, done, labelled, open_run, read_log, write_set
 from protocol.segments import SignalRows
 from training import checkpoints, loop
 
@@ -17,10 +15,14 @@ EEG = ("finetune.py", *"--modality eeg --fold 1 --target arousal".split(), *FINE
 FOLD = "runs/paper/eeg/fold1/"
 SHAPE = {"cnn_kernels": [5, 3], "cnn_channels": [6, 8], "layers": 1, "heads": 2, "ffn": 12, "dropout": 0.0}
 STILL = 1e-12  # a learning rate at which the weights stay
+NEW = (*"--init random --run runs/new --n-folds 4".split(), *NETWORK)
 
 
-def log(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
+def fold1(work):
+    """EEG (n, 2, 96) and labels (n,) of the segments that fold 1 trains on."""
+    rows, labels = labelled(open_run(work), 1, "arousal")
+    signals = np.load(work / "data/amigos/eeg.npy")[rows["train"]]
+    return torch.from_numpy(signals), torch.from_numpy(labels[rows["train"]]).float()
 
 
 def test_fine_tuning_starts_from_the_pretrained_weights(work):
@@ -47,15 +49,13 @@ def test_adam_its_decay_and_the_steps_of_its_rate_are_those_of_torch(work, decay
     if decay == "coupled":
         optimizer = torch.optim.Adam(own.parameters(), weight_decay=0.3, **options)
     else:
-        matrices, biases = (
-            [getattr(layer, kind) for layer in (own.hidden[0], own.output)] for kind in ("weight", "bias")
-        )
-        groups = [{"params": matrices, "weight_decay": 0.3}, {"params": biases, "weight_decay": 0.0}]
+        layers = own.hidden[0], own.output
+        groups = [{"params": [layer.weight for layer in layers], "weight_decay": 0.3}]
+        groups += [{"params": [layer.bias for layer in layers], "weight_decay": 0.0}]
         optimizer = torch.optim.AdamW(groups, **options)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)
-    rows, labels = labelled(open_run(work), 1, "arousal")
-    signals = torch.from_numpy(np.load(work / "data/amigos/eeg.npy")[rows["train"]]).double()
-    cls, truth, rates = model.pooled(signals).detach(), torch.from_numpy(labels[rows["train"]]).double(), []
+    signals, truth = (each.double() for each in fold1(work))
+    cls, rates = model.pooled(signals).detach(), []
     for _ in range(6):
         optimizer.zero_grad()
         F.binary_cross_entropy_with_logits(model.classifier(cls).squeeze(-1), truth).backward()
@@ -64,7 +64,8 @@ def test_adam_its_decay_and_the_steps_of_its_rate_are_those_of_torch(work, decay
         schedule.step()
     for name, weight in model.state_dict().items():
         torch.testing.assert_close(found[1][name], weight, rtol=1e-12, atol=1e-12)
-    assert [line["lr"] for line in log(work / f"{FOLD}arousal-frozen.jsonl")] == pytest.approx(rates, rel=1e-12)
+    log = read_log(work / f"{FOLD}arousal-frozen.jsonl")
+    assert [line["lr"] for line in log] == pytest.approx(rates, rel=1e-12)
 
 
 def test_seed_and_step_choose_what_a_step_draws():
@@ -85,25 +86,22 @@ def test_each_epoch_and_seed_has_an_order_of_its_own(work, monkeypatch):
     orders = []
     for seed in (0, 1):
         seen.clear()
-        new = "--init", "random", "--run", f"runs/seed{seed}", "--seed", seed, "--n-folds", 4, "--batch-size", 400
-        done(*EEG, *new, *NETWORK, cwd=work)
+        done(*EEG, *NEW, "--run", f"runs/seed{seed}", "--seed", seed, "--batch-size", 400, cwd=work)
         orders += [each for each in seen if len(each) == max(map(len, seen))][:2]
     assert len(set(orders)) == 4 and len({tuple(sorted(each)) for each in orders}) == 1
 
 
 @pytest.mark.parametrize("p", [0.0, 0.9])
 def test_dropout_of_the_classifier_is_on_in_training(work, p):
-    new = "--init", "random", "--run", "runs/new", "--n-folds", 4, *NETWORK, "--dropout", 0, "--classifier-dropout", p
-    done(*EEG, *new, "--lr", STILL, "--batch-size", 400, "--epochs", 1, cwd=work)
+    new = *NEW, "--dropout", 0, "--classifier-dropout", p, "--lr", STILL, "--batch-size", 400, "--epochs", 1
+    done(*EEG, *new, cwd=work)
     model = SingleModalityModel(2, **SHAPE, classifier_hidden=[6], points=96).eval()
     path = work / "runs/new/eeg/fold1/arousal-random"
     model.load_state_dict(torch.load(path.with_suffix(".pt"), weights_only=True)["model"])
-    rows, labels = labelled(open_run(work), 1, "arousal")
-    signals = torch.from_numpy(np.load(work / "data/amigos/eeg.npy")[rows["train"]])
-    truth = torch.from_numpy(labels[rows["train"]]).float()
+    signals, truth = fold1(work)
     with torch.no_grad():
         plain = F.binary_cross_entropy_with_logits(model.classify(signals), truth).item()
-    assert (abs(log(path.with_suffix(".jsonl"))[0]["train_loss"] - plain) < 1e-5) == (p == 0)
+    assert (abs(read_log(path.with_suffix(".jsonl"))[0]["train_loss"] - plain) < 1e-5) == (p == 0)
 
 
 def test_checkpoints_come_every_so_many_minutes(work, monkeypatch):
@@ -119,8 +117,7 @@ def test_checkpoints_come_every_so_many_minutes(work, monkeypatch):
 
     monkeypatch.setattr(loop.time, "monotonic", clock)
     monkeypatch.setattr(checkpoints, "save", spy)
-    new = "--init", "random", "--run", "runs/new", "--n-folds", 4, *NETWORK, "--batch-size", 4, "--epochs", 1
-    done(*EEG, *new, "--checkpoint-minutes", 10, cwd=work)
+    done(*EEG, *NEW, "--batch-size", 4, "--epochs", 1, "--checkpoint-minutes", 10, cwd=work)
     times = [at for at, step in saved if step]
     assert len(times) > 1 and min(np.diff(times)) >= 600
 
@@ -155,7 +152,7 @@ def test_losses_of_pretraining_its_baselines_and_its_schedule(work):
     flags = "--modality eeg --fold 1 --n-folds 4 --run runs/new --extra data/extra --dropout 0 --mask-probability 0.02"
     steps = "--batch-size", 400, "--epochs", 6, "--warmup-epochs", 3, "--lr", STILL
     out = done("pretrain.py", *PRETRAIN, *flags.split(), *steps, cwd=work)
-    lines = log(work / "runs/new/eeg/fold1/pretrain.jsonl")
+    lines = read_log(work / "runs/new/eeg/fold1/pretrain.jsonl")
     rates = np.array([1 / 3, 2 / 3, 1, 1, 2 / 3, 1 / 3]) * STILL
     assert [line["lr"] for line in lines] == pytest.approx(rates, abs=0, rel=1e-9)
 
@@ -174,10 +171,7 @@ def test_losses_of_pretraining_its_baselines_and_its_schedule(work):
         assert lines[0][key] == pytest.approx(F.mse_loss(predicted[every], signals[every]).item(), rel=1e-5)
 
     found = lines[-1]["to_beat"]
-    assert (
-        "to beat: {zero:.4f} by zero, {line:.4f} by a straight line across each span, {linear:.4f}".format(**found)
-        in out
-    )
+    assert "{zero:.4f} by zero, {line:.4f} by a straight line across each span, {linear:.4f}".format(**found) in out
     assert not mask.all(dim=1).any()
     assert found["zero"] == pytest.approx(signals[every].square().mean().item(), rel=1e-6)
     at, by_line, linear = np.arange(96), [], []
@@ -197,7 +191,6 @@ def test_losses_of_pretraining_its_baselines_and_its_schedule(work):
 def test_bf16_is_close_to_fp32_and_not_the_same(work):
     losses = []
     for precision in ("fp32", "bf16"):
-        flags = "--init", "random", "--run", "runs/new", "--n-folds", 4, "--fresh", "--precision", precision
-        done(*EEG, *flags, *NETWORK, cwd=work)
-        losses.append(log(work / "runs/new/eeg/fold1/arousal-random.jsonl")[0]["validation_loss"])
+        done(*EEG, *NEW, "--fresh", "--precision", precision, cwd=work)
+        losses.append(read_log(work / "runs/new/eeg/fold1/arousal-random.jsonl")[0]["validation_loss"])
     assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.02)

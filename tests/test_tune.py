@@ -17,9 +17,9 @@ import torch
 import paper
 import tune
 from common import script
-from prepared import FINETUNE, FUSE, PRETRAIN, call, done, refusal, start
+from prepared import FINETUNE, FUSE, PRETRAIN, call, contents, done, read_log, refusal, start
 from protocol import run as runs
-from protocol.segments import SignalRows, open_segments
+from protocol.segments import SignalRows
 from ray_nodes import needs_ray, two_nodes
 
 ARGS = ("--modality", "eeg", "--target", "arousal", "--fold", 1)
@@ -61,26 +61,22 @@ def hide(folder, test=True) -> None:
 
 
 def losses(log) -> list:
-    keys = "epoch", "train_loss", "validation_loss", "lr"
-    return [[line[key] for key in keys] for line in map(json.loads, log.read_text().splitlines())]
-
-
-# ---- what the stages do for a search --------------------------------------------------------------------------------
+    return [[line[key] for key in ("epoch", "train_loss", "validation_loss", "lr")] for line in read_log(log)]
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_validation_only_reads_no_test_segment(search, stage):
-    epochs = "--epochs", 3
-    done(stage, *STAGES[stage], *epochs, "--validation-only", "clean", cwd=search)
+    command = stage, *STAGES[stage], "--epochs", 3
+    done(*command, "--validation-only", "clean", cwd=search)
     hide(search)
-    before = sorted(path.name for path in (search / "runs").rglob("*"))
-    done(stage, *STAGES[stage], *epochs, "--validation-only", "planted", cwd=search)
+    before = contents(search / "runs").keys()
+    done(*command, "--validation-only", "planted", cwd=search)
     (log,) = (search / "planted").glob("*.jsonl")
     assert losses(log) == losses(search / "clean" / log.name) and len(losses(log)) == 3
     assert {path.suffix for path in (search / "planted").iterdir()} == {".pt", ".jsonl"}  # no prediction
-    assert sorted(path.name for path in (search / "runs").rglob("*")) == before
+    assert contents(search / "runs").keys() == before
     if stage != "pretrain.py":  # which never reads one
-        finished = call(stage, *STAGES[stage], *epochs, "--fresh", cwd=search)
+        finished = call(*command, "--fresh", cwd=search)
         assert finished.returncode == 2 and "holds NaN" in finished.stderr
 
 
@@ -99,14 +95,14 @@ def test_signals_of_hidden_rows_cannot_be_asked_for(search, monkeypatch):
     assert len(SignalRows([(run.data, rows["pretrain"]), (run.data, rows["validation"])], "eeg")) == 110
     with pytest.raises(ValueError, match="hides the test segments"):
         SignalRows([(run.data, rows["train"]), (run.data, rows["test"][:1])], "eeg")
-    everything = open_segments("data/amigos")
-    assert len(SignalRows([(everything, np.arange(140))], "eeg")) == 140
+
+
+BEST = "--hyperparameters", "best.json", "--print-flags"
 
 
 def test_hyperparameters_come_from_the_file_where_no_flag_names_them(search):
     (search / "best.json").write_text('{"hyperparameters": {"lr": 0.25, "classifier_hidden": [7, 5], "epochs": 9}}')
-    flags = *ARGS, "--hyperparameters", "best.json", "--epochs", 4, "--print-flags"
-    found = json.loads(done("finetune.py", *flags, cwd=search))
+    found = json.loads(done("finetune.py", *ARGS, *BEST, "--epochs", 4, cwd=search))
     assert (found["lr"], found["classifier_hidden"], found["epochs"]) == (0.25, [7, 5], 4)
     assert (found["cnn_channels"], found["lr_every"]) == ([6, 8], 45)  # of pretrain.pt, of the paper
 
@@ -128,27 +124,22 @@ def test_hyperparameters_come_from_the_file_where_no_flag_names_them(search):
 )
 def test_hyperparameters_that_are_none_are_named(search, text, says):
     (search / "best.json").write_text(text)
-    line = refusal("finetune.py", *ARGS, "--hyperparameters", "best.json", "--print-flags", cwd=search).stderr
-    assert line.startswith("finetune.py: best.json: ") and says in line
+    refusal("finetune.py", *ARGS, *BEST, cwd=search, says=["finetune.py: best.json: ", says])
 
 
 def test_hyperparameters_of_another_fold_are_said(search):
     for fold in (1, 3):
         (search / "best.json").write_text(f'{{"hyperparameters": {{"lr": 0.25}}, "fold": {fold}, "stage": "finetune"}}')
-        finished = call("finetune.py", *ARGS, "--hyperparameters", "best.json", "--print-flags", cwd=search)
+        finished = call("finetune.py", *ARGS, *BEST, cwd=search)
         assert finished.returncode == 0 and json.loads(finished.stdout)["lr"] == 0.25
         assert ("searched with --fold 3, not 1" in finished.stderr) == (fold == 3)
 
 
-# ---- what tune.py refuses -------------------------------------------------------------------------------------------
-
-
 def test_without_ray_one_line_says_what_to_install_and_an_earlier_search_stays(search, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    earlier = search / FOUND / "search.json"
-    earlier.parent.mkdir(parents=True)
-    earlier.write_text("{}")
-    assert "pip install -r requirements-ray.txt" in refusal("tune.py", *SEARCH, "--fresh", cwd=search).stderr
+    (search / FOUND).mkdir(parents=True)
+    (search / FOUND / "search.json").write_text("{}")
+    refusal("tune.py", *SEARCH, "--fresh", cwd=search, says=["pip install -r requirements-ray.txt"])
 
 
 @pytest.mark.parametrize("stage, parent", [("finetune.py", "eeg/fold1/pretrain"), ("fuse.py", "ecg/fold1/arousal")])
@@ -181,9 +172,6 @@ def test_flags_that_no_search_takes_are_named(search, flags, says):
     assert not (search / "runs" / "paper" / "tune").exists()
 
 
-# ---- the search -----------------------------------------------------------------------------------------------------
-
-
 def lines_of(folder):
     return list(csv.DictReader((folder / FOUND / "trials.csv").read_text().splitlines()))
 
@@ -208,16 +196,13 @@ def searches(finished, tmp_path_factory):
     where those that are stopped take their time; on a cluster, where no test segment can be read, the same trials,
     killed in the fourth and restarted; further ones."""
     folder = tmp_path_factory.mktemp("searches")
-
-    def hesitate(work):
-        (work / "sitecustomize.py").write_text(HESITATE)
-        monkeypatch.setenv("PYTHONPATH", str(work))
-
-    with two_nodes() as nodes, pytest.MonkeyPatch.context() as monkeypatch:
+    (folder / "sitecustomize.py").write_text(HESITATE)
+    eight = "--trials", 8, *SEARCH
+    with two_nodes() as nodes:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PYTHONPATH", str(folder))
+            running = {"alone": started(finished, folder / "alone", *eight)}
         address = "--address", nodes.address
-        eight = "--trials", 8, *SEARCH
-        running = {"alone": started(finished, folder / "alone", *eight, change=hesitate)}
-        monkeypatch.undo()
         killed, process = started(finished, folder / "killed", *eight, *address, change=hide)
         while not (killed / FOUND / "trials.csv").exists() or len(lines_of(killed)) < 3:
             assert process.poll() is None, (killed / "printed").read_text()
@@ -293,13 +278,12 @@ def test_killed_half_way_and_without_test_segments_it_ends_in_the_same_table(alo
 @needs_ray
 @pytest.mark.slow
 def test_a_search_goes_on_with_the_same_flags_alone(killed, tmp_path):
-    finished = refusal("tune.py", "--trials", 8, *SEARCH, "--classifier-dropout", 0.1, cwd=killed)
+    command = "tune.py", "--trials", 8, *SEARCH
     says = "search.json: was made with --classifier-dropout 0.6, found 0.1; use the same flags, or --fresh"
-    assert says in finished.stderr
+    refusal(*command, "--classifier-dropout", 0.1, cwd=killed, says=[says])
     work = shutil.copytree(killed, tmp_path / "work")
     (work / FOUND / "search.json").write_text("[1, 2")
-    line = refusal("tune.py", "--trials", 8, *SEARCH, cwd=work).stderr
-    assert "search.json: expected the JSON of a search" in line
+    refusal(*command, cwd=work, says=["search.json: expected the JSON of a search"])
 
 
 @needs_ray
@@ -334,9 +318,8 @@ def test_the_best_epoch_counts_where_their_number_is_searched_else_the_last(tmp_
 def test_space_holds_what_the_stages_take():
     """Every flag that is searched is one of its stage, drawn from values that it takes."""
     for stage, space in tune.SPACE.items():
-        table = getattr(paper, stage.upper())
         for name, (how, *limits) in space.items():
-            likes = table[name][0] if isinstance(table[name][0], list) else [table[name][0]]
-            _, parse = script.type_of(name, likes)
+            value = getattr(paper, stage.upper())[name][0]
+            _, parse = script.type_of(name, value if isinstance(value, list) else [value])
             for value in limits[0] if how == "choice" else limits:
                 [parse(word) for word in str(value).split()]  # raises where the flag would not take it

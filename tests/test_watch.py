@@ -1,24 +1,19 @@
 """The watch over a pre-training, its masks in seconds, and what the classifier of a frozen encoder reads."""
 
 import argparse
-import json
 
 import numpy as np
 import pytest
 import torch
 
 from model import SingleModalityModel
-from prepared import PRETRAIN, call, done, labelled, open_run
+from prepared import PRETRAIN, done, labelled, open_run, read_log, refusal
 from pretrain import masking
 from protocol.segments import SignalRows
 from training.watch import GROUPS, OUTPUTS, Watch
 
 SHAPE = {"cnn_kernels": [5, 3], "cnn_channels": [6, 8], "layers": 2, "heads": 2, "ffn": 12, "dropout": 0.1}
 EEG = "--modality eeg --fold 1".split()
-
-
-def log(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def test_the_watch_sees_the_sizes_of_weights_and_how_outputs_differ(work):
@@ -28,23 +23,21 @@ def test_the_watch_sees_the_sizes_of_weights_and_how_outputs_differ(work):
     signals, places = SignalRows([(data, np.arange(len(data.table)))], "eeg"), np.arange(5, 40)
     found = Watch(model, signals, places, argparse.Namespace(device="cpu", precision="fp32")).look()
     weights = {name: value.numpy() for name, value in model.state_dict().items()}
-    layers = [
-        {key.split(".", 2)[2]: value for key, value in weights.items() if key.startswith(f"layers.{n}.")}
-        for n in (0, 1)
-    ]
-    convolutions = [weights[f"encoder.convolutions.{n}.weight"].ravel() for n in (0, 1)]
+
+    def of_layers(name):
+        return np.concatenate([weights[f"layers.{n}.{name}.weight"].ravel() for n in (0, 1)])
+
+    inward = [weights[f"layers.{n}.self_attn.in_proj_weight"].reshape(3, 8, 8) for n in (0, 1)]
     expected = {
-        **{
-            letter: [each["self_attn.in_proj_weight"][8 * n : 8 * n + 8] for each in layers]
-            for n, letter in enumerate("qkv")
-        },
-        "out": [each["self_attn.out_proj.weight"] for each in layers],
-        "ffn": [each[f"linear{n}.weight"].ravel() for each in layers for n in (1, 2)],
-        **{"cnn": convolutions, "cls": [weights["cls"]]},
+        **{letter: np.concatenate([each[n] for each in inward]) for n, letter in enumerate("qkv")},
+        "out": of_layers("self_attn.out_proj"),
+        "ffn": np.concatenate([of_layers("linear1"), of_layers("linear2")]),
+        "cnn": np.concatenate([weights[f"encoder.convolutions.{n}.weight"].ravel() for n in (0, 1)]),
+        "cls": weights["cls"],
     }
     assert list(found) == [*"qkv", *GROUPS, *OUTPUTS] and set(expected) | set(OUTPUTS) == set(found)
     for name, values in expected.items():
-        assert found[name] == pytest.approx(np.sqrt(np.mean(np.square(np.concatenate(values)))), rel=1e-6), name
+        assert found[name] == pytest.approx(np.sqrt(np.mean(np.square(values))), rel=1e-6), name
     with torch.no_grad():
         tokens = model.eval().encode(torch.from_numpy(np.load(work / "data/amigos/eeg.npy")[5:40])).numpy()
     for name, output in zip(OUTPUTS, (tokens[:, 0], tokens[:, 1:].mean(axis=1))):
@@ -57,11 +50,9 @@ def test_the_watch_speaks_within_two_epochs_of_the_decay_that_erases(work, decay
     said = done("pretrain.py", *EEG, *PRETRAIN, *flags, "--decay", decay, cwd=work)
     notes = [line for line in said.splitlines() if "below a tenth of the start" in line]
     assert bool(notes) == (decay == "coupled")
-    if notes:
-        assert (
-            notes[0].startswith("note: runs/watched/eeg/fold1/pretrain.pt: epoch ") and "--decay decoupled" in notes[0]
-        )
-    seen = log(work / "runs/watched/eeg/fold1/pretrain.jsonl")
+    start = "note: runs/watched/eeg/fold1/pretrain.pt: epoch "
+    assert all(note.startswith(start) and "--decay decoupled" in note for note in notes[:1])
+    seen = read_log(work / "runs/watched/eeg/fold1/pretrain.jsonl")
     assert len(seen) == 2 and all(set(line["watch"]) == {*"qkv", *GROUPS, *OUTPUTS} for line in seen)
 
 
@@ -70,12 +61,10 @@ def test_masks_hide_the_same_time_at_every_rate(rate, span):
     args, points = argparse.Namespace(mask_probability=0.0325, mask_span=0.15625), 10 * rate
     masks = masking(args, rate, points)(2000, torch.Generator().manual_seed(0)).numpy()
     # A point is masked where a span started within the last 20 / 128 s.
-    share = masks[:, span:].mean()
-    assert share == pytest.approx(1 - (1 - 0.0325) ** 20, abs=0.004)
-    edges = np.diff(np.pad(masks, ((0, 0), (1, 0))).astype(np.int8))
-    starts, ends = (np.argwhere(edges == sign) for sign in (1, -1))
-    alone = [end - start for (row, start), (other, end) in zip(starts, ends) if row == other]
-    assert min(alone) == span
+    assert masks[:, span:].mean() == pytest.approx(1 - (1 - 0.0325) ** 20, abs=0.004)
+    edges = np.diff(np.pad(masks, ((0, 0), (1, 1))).astype(int))
+    starts, ends = (np.argwhere(edges == sign)[:, 1] for sign in (1, -1))
+    assert min((ends - starts)[ends < points]) == span
 
 
 def test_a_span_longer_than_a_segment_is_refused():
@@ -114,17 +103,16 @@ def test_a_feature_that_is_constant_becomes_zero():
 
 @pytest.mark.parametrize("key", ["start", "low"])
 def test_a_checkpoint_whose_watch_is_damaged_ends_in_one_line(work, key):
-    flags = "pretrain.py", *EEG, *PRETRAIN
     path = work / "runs/paper/eeg/fold1/pretrain.pt"
     state = torch.load(path, weights_only=True)
     state["epoch"], state["watch"][key] = 1, {}
     torch.save(state, path)
-    finished = call(*flags, cwd=work)
-    assert finished.returncode == 2 and "pretrain.pt: expected what the watch kept of q" in finished.stderr
+    says = ["pretrain.pt: expected what the watch kept of q"]
+    refusal("pretrain.py", *EEG, *PRETRAIN, cwd=work, says=says)
 
 
 def test_a_network_of_hyperparameters_that_is_not_the_pretrained_one_is_refused(work):
     (work / "best.json").write_text('{"hyperparameters": {"encoder_norm": "none"}, "stage": "finetune"}')
     flags = *EEG, *"--target arousal --fresh --hyperparameters best.json".split()
-    finished = call("finetune.py", *flags, cwd=work)
-    assert finished.returncode == 2 and "expected a network with encoder_norm none, found output" in finished.stderr
+    says = ["expected a network with encoder_norm none, found output"]
+    refusal("finetune.py", *flags, cwd=work, says=says)

@@ -46,9 +46,8 @@ def load(path: Path, needed_for: str) -> dict:
             ours = isinstance(state, dict) and "model" in state
             older = " (an older version wrote it)" if ours else ""
             raise ValueError(f"{path}: expected a checkpoint with {key}, found none{older}; {FRESH}")
-    named = all(
-        isinstance(each, list) and all(isinstance(name, str) for name in each) for each in state["channels"].values()
-    )
+    channels = state["channels"].values()
+    named = all(isinstance(each, list) and all(isinstance(name, str) for name in each) for each in channels)
     if not named or "epochs" not in state["flags"] or not all(map(torch.is_tensor, state["model"].values())):
         raise ValueError(
             f"{path}: expected weights, the flags of their training and the names of channels, found others; "
@@ -81,10 +80,9 @@ def origin(data: Segments, modalities, extra_sources) -> dict:
 
     extra_sources: the SHA-256 of the recordings of further sets in its pre-training, none of which may test it.
     """
-    manifest = data.manifest
     channels = {modality: layout(data, modality)["channels"] for modality in modalities}
-    kept = {"channels": channels, "extra_sources": sorted(extra_sources)}
-    return {**kept, **{key: manifest[key] for key in ("rate", "points", "preprocessing")}}
+    kept = {key: data.manifest[key] for key in ("rate", "points", "preprocessing")}
+    return {"channels": channels, "extra_sources": sorted(extra_sources), **kept}
 
 
 def check_data(path: Path, state: dict, data: Segments) -> None:
@@ -111,16 +109,13 @@ def check_data(path: Path, state: dict, data: Segments) -> None:
 
 
 def differences(ours: dict, theirs: dict, modalities) -> list[tuple]:
-    """(name, ours, theirs) of what two kinds of pre-processing do otherwise; the pass-band of each modality counts for
-    itself."""
+    """(name, ours, theirs) of what two kinds of pre-processing do otherwise; each modality has its own pass-band."""
     pairs = [(name, ours.get(name), theirs.get(name)) for name in PREPROCESSING]
     for name in ("low", "high"):
         for modality in modalities:
-            # A single number is that of every modality.
-            sides = (each.get(name) for each in (ours, theirs))
-            pairs.append(
-                (f"{modality} {name}", *(side.get(modality) if isinstance(side, dict) else side for side in sides))
-            )
+            sides = (each.get(name) for each in (ours, theirs))  # a single number is that of every modality
+            values = (side.get(modality) if isinstance(side, dict) else side for side in sides)
+            pairs.append((f"{modality} {name}", *values))
     return [pair for pair in pairs if pair[1] != pair[2]]
 
 

@@ -16,11 +16,6 @@ from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_st
 import torch
 import torch.distributed as dist
 
-GONE = (
-    "another process of this training was killed or does not answer ({}); the last checkpoint is kept, and the same "
-    "command goes on from there"
-)
-
 
 def world() -> int:
     """The number of processes; ValueError where only half of what torchrun says is there."""
@@ -46,7 +41,10 @@ def add(tensor: torch.Tensor, operation=dist.ReduceOp.SUM) -> torch.Tensor:
             dist.all_reduce(tensor, operation)
         except RuntimeError as error:
             reason = str(error).split("] ", 1)[-1].split(". ")[0]  # "[file of gloo:line] Connection closed. Advice ..."
-            raise ConnectionError(GONE.format(reason))
+            raise ConnectionError(
+                f"another process of this training was killed or does not answer ({reason}); the last checkpoint is "
+                "kept, and the same command goes on from there"
+            )
     return tensor
 
 
@@ -87,8 +85,8 @@ def take_gpu(device: str) -> None:
 
 @contextmanager
 def together():
-    """Join the other processes, and end with them. The process that fails first raises its error; the others exit with
-    code 2 and print nothing. A GPU without memory is a ValueError."""
+    """Join the other processes, and end with them: the first to fail raises its error, the others exit with code 2 and
+    print nothing. A GPU without memory is a ValueError."""
     try:
         with joined() if world() > 1 else nullcontext():
             yield
@@ -99,6 +97,9 @@ def together():
 @contextmanager
 def joined():
     """`together` where there are several processes; ConnectionError where they cannot be joined."""
+    # Imported by the first optimizer, it would keep the group's threads alive, which can abort a Python that ends.
+    import torch._dynamo
+
     try:
         store, number, count = next(dist.rendezvous("env://"))
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"

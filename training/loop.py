@@ -1,10 +1,9 @@
 """The training loop that pretrain.py, finetune.py and fuse.py share: seeds, schedules, the loop in parts, resume, log.
 
 All randomness is a function of (seed, step): the order of an epoch, the masks and the dropout of a step are drawn
-afresh from those numbers. So a checkpoint needs no generator's state, and training that was killed at any moment and
-started again ends in the same weights as training left alone. Orders, masks and the layers' dropout (on GPUs, that of
-attention) are those of the whole batch also where several processes share it (distributed.py): their number changes the
-other dropouts and the last bits alone.
+afresh from those numbers. So training that was killed at any moment and started again ends in the same weights as
+training left alone. Orders, masks and the layers' dropout (on GPUs, that of attention) are those of the whole batch
+also where several processes share it: their number changes the other dropouts and the last bits alone.
 """
 
 import argparse
@@ -46,16 +45,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def finish_flags(args: argparse.Namespace) -> None:
-    """Resolve the machine's flags, and print all flags where asked to (SystemExit).
-
-    Raises ValueError for flags that contradict each other, and for a device that cannot be used.
-    """
+    """Resolve the machine's flags, and print all flags where asked to (SystemExit); ValueError for flags that
+    contradict each other, and for a device that cannot be used."""
     if args.validation_only and getattr(args, "test_data", None):
         raise ValueError("--validation-only: makes no predictions; leave out --test-data")
     machine.use(args)
-
-
-# ---- schedules: (step, steps an epoch) -> learning rate -------------------------------------------------------------
 
 
 def warmup_then_linear(args: argparse.Namespace):
@@ -89,9 +83,6 @@ def optimizer_of(model, args: argparse.Namespace) -> torch.optim.Optimizer:
     decayed = {"params": [each for each in parameters if each.ndim > 1], "weight_decay": args.weight_decay}
     kept = {"params": [each for each in parameters if each.ndim <= 1], "weight_decay": 0.0}
     return torch.optim.AdamW([decayed, kept], **options)
-
-
-# ---- seeds ----------------------------------------------------------------------------------------------------------
 
 
 def seed_step(seed: int, step: int) -> torch.Generator:
@@ -128,21 +119,17 @@ def validation_batches(validation: np.ndarray, args):
         yield places, seed_step(args.seed, -1 - number)
 
 
-# ---- the loop -------------------------------------------------------------------------------------------------------
-
-
 def fit(
     model, loss, train, validation, learning_rate, path: Path, args, record: dict, origin: dict, watch=None, about=None
 ) -> None:
     """Train `model` for args.epochs, or go on where an earlier call stopped.
 
-    loss(places, generator, mine) -> the share of the samples places[mine] in the mean loss of the samples at `places`;
-    what it draws at random for all `places` it draws from `generator`, or is seeded by `layer_seeds`; train,
-    validation: places (int arrays); learning_rate(step, steps an epoch); path: the checkpoint, with a log of one JSON
-    line an epoch beside it (.jsonl); record: kept in the checkpoint and compared on resuming; origin: kept; watch: what
-    looks at weights and outputs after each epoch (watch.py), or None; about: what each line of the log says, too.
-    Raises ValueError where a checkpoint is of another making, or the loss is not finite; on SIGTERM and Ctrl-C,
-    SystemExit after saving.
+    loss(places, generator, mine) -> the share of the samples places[mine] in the mean loss of the samples at `places`,
+    random by `generator` or `layer_seeds`; train, validation: places (int arrays); learning_rate(step, steps an epoch);
+    path: the checkpoint, with a log of one JSON line an epoch beside it (.jsonl); record: kept in the checkpoint and
+    compared on resuming; origin: kept; watch: a `Watch` or None; about: what each line of the log says, too. Raises
+    ValueError where a checkpoint is of another making, or the loss is not finite; SystemExit on SIGTERM and Ctrl-C,
+    after saving.
     """
     training = Training(model, loss, train, validation, learning_rate, path, args, record, origin, watch, about or {})
     training.begin()
@@ -192,9 +179,8 @@ class Training:
         if self.first:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if not self.resumed:
-                stem = self.path.stem
-                old = [self.path.with_name(f"{stem}{ending}") for ending in (".pt", ".jsonl", ".npy", ".json")]
-                for each in [*old, *self.path.parent.glob(f"{stem}@*")]:
+                old = [self.path.with_suffix(ending) for ending in (".pt", ".jsonl", ".npy", ".json")]
+                for each in [*old, *self.path.parent.glob(f"{self.path.stem}@*")]:
                     each.unlink(missing_ok=True)
             # A call that was killed while it was writing has left these.
             for unfinished in self.path.parent.glob(f"{self.path.stem}.*.tmp"):
@@ -212,8 +198,7 @@ class Training:
             self.watch.take_up(path, state["watch"])
         self.epoch, self.step, schedule = state["epoch"], state["random"]["step"], state["schedule"]
         self.total, self.seconds, self.lr = schedule["loss_sum"], schedule["seconds"], schedule["lr"]
-        if state["flags"]["threads"] != self.flags["threads"]:
-            threads = state["flags"]["threads"]
+        if (threads := state["flags"]["threads"]) != self.flags["threads"]:
             print(f"{path}: was trained with --threads {threads}; results may differ in the last bits")
         print(f"{path}: resuming at epoch {self.epoch + 1}, step {self.step}", flush=True)
 
@@ -239,7 +224,6 @@ class Training:
             if save_now:
                 self.stop_if(stop)
                 self.save()
-                self.saved = time.monotonic()
 
     def train_step(self, places: np.ndarray) -> torch.Tensor:
         """One step on the samples at `places`; their mean loss."""
@@ -314,11 +298,10 @@ class Training:
             bar.write(f"note: {self.path}: epoch {self.epoch + 1}, {warning}")
         self.epoch, self.step, self.total, self.seconds, self.resumed = self.epoch + 1, 0, 0.0, 0.0, False
         self.save()
-        self.saved = time.monotonic()
         self.stop_if(self.asked())
 
     def save(self) -> None:
-        """Write the checkpoint, by the first process alone."""
+        """Write the checkpoint, by the first process alone, and note the time."""
         if self.first:
             state = {
                 "model": self.model.state_dict(),
@@ -333,6 +316,7 @@ class Training:
                 "versions": checkpoints.versions(),
             }
             checkpoints.save(self.path, state)
+        self.saved = time.monotonic()
 
     def asked(self) -> int:
         """The signal that this or another process has received, else 0."""
@@ -358,8 +342,7 @@ def checkpoint_path(run: Run, model: records.Model, args: argparse.Namespace) ->
 
 
 def is_finished(path: Path, record: dict, args: argparse.Namespace) -> bool:
-    """Whether an earlier call with the same flags finished this training; ValueError where it had other data, folds or
-    flags."""
+    """Whether an earlier call finished this training; ValueError where it had other data, folds or flags."""
     if args.fresh or not path.exists():
         return False
     state = checkpoints.load(path, "")

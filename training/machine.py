@@ -13,9 +13,8 @@ from training import distributed
 
 def add_flags(group) -> None:
     """Add --device, --precision and --threads."""
-    group.add_argument(
-        "--device", default="auto", help="cpu, cuda, cuda:1 ... (default: cuda if there is one; assumed)"
-    )
+    what = "cpu, cuda, cuda:1 ... (default: cuda if there is one; assumed)"
+    group.add_argument("--device", default="auto", help=what)
     what = (
         "arithmetic; weights stay fp32, but with fp64, which is slow and there to compare with (default: bf16 on "
         "CUDA, else fp32; assumed)"
@@ -26,10 +25,8 @@ def add_flags(group) -> None:
 
 
 def use(args: argparse.Namespace) -> None:
-    """Resolve `auto`, print the flags where asked to (SystemExit), and set the number of threads.
-
-    Raises ValueError for a device that cannot be used.
-    """
+    """Resolve `auto`, print the flags where asked to (SystemExit), and set the number of threads; ValueError for a
+    device that cannot be used."""
     if args.device == "auto":
         args.device = "cuda" if torch.cuda.is_available() else "cpu"
     if args.precision == "auto":
@@ -46,11 +43,11 @@ def use(args: argparse.Namespace) -> None:
 
 def keep_memory() -> None:
     """Have the GNU C library keep freed memory for the next step instead of giving it back to the system, which would
-    clear each page again: M_MMAP_MAX 0, M_TRIM_THRESHOLD 2 GB. Elsewhere nothing happens."""
+    clear each page again. Elsewhere nothing happens."""
     with suppress(AttributeError, OSError, TypeError):  # no such function, or no such library
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(-4, 0)
-        mallopt(-1, 2**31 - 1)
+        mallopt(-4, 0)  # M_MMAP_MAX
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
 def device_and_dtype(args: argparse.Namespace) -> tuple[str, torch.dtype]:

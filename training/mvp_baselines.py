@@ -19,9 +19,8 @@ JITTER = 1e-6  # of the variance, for equations that a band-limited signal leave
 def baselines(signals: SignalRows, train: np.ndarray, validation: np.ndarray, masks, args) -> dict[str, float]:
     """The error of each of NAMES, over the masked points of the validation segments; of `linear` over those of 1,000.
 
-    train, validation: places of `signals`; masks(count, generator) -> (count, L) bool, as for the loss. `line` is held
-    flat at the ends of a segment. `linear` knows each channel's autocovariance in the training segments, and no other
-    channel. Raises ValueError where no point or every point is masked.
+    train, validation: places of `signals`; masks(count, generator) -> (count, L) bool, as for the loss. `linear` knows
+    each channel's autocovariance in the training segments. Raises ValueError where no point or every point is masked.
     """
     chosen = set(spaced(validation, VALIDATION_SEGMENTS).tolist())
     covariance = autocovariance(signals, spaced(train, TRAINING_SEGMENTS))
@@ -29,8 +28,7 @@ def baselines(signals: SignalRows, train: np.ndarray, validation: np.ndarray, ma
     batches = loop.validation_batches(validation, args)
     total = -(-len(validation) // args.batch_size)
     for places, generator in tqdm(batches, total=total, desc="losses to beat", unit="batch", disable=None, leave=False):
-        # The masks of a batch are drawn together, as in the validation loss.
-        drawn = masks(len(places), generator).numpy()
+        drawn = masks(len(places), generator).numpy()  # those of a batch together, as in the validation loss
         for place, segment, mask in zip(places.tolist(), signals.batch(places).astype(np.float64), drawn):
             # Without a masked point there is nothing to predict, without another one nothing to predict it from.
             if mask.all() or not mask.any():

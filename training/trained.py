@@ -32,11 +32,8 @@ class Trained:
 
 
 def open_trained(path: Path, run: Path, needed_for: str) -> Trained:
-    """Open the checkpoint `path`, and of a fusion those of its models in the folder `run`.
-
-    Raises FileNotFoundError or ValueError, naming the file, where one is missing, damaged, unfinished, or not the one
-    that the fusion was made from.
-    """
+    """Open the checkpoint `path`, and of a fusion those of its models in the folder `run`; FileNotFoundError or
+    ValueError where one is missing, damaged, unfinished, or not the one that the fusion was made from."""
     state = checkpoints.load(path, needed_for)
     checkpoints.check_finished(path, state)
     record = state["record"]
@@ -50,9 +47,6 @@ def open_trained(path: Path, run: Path, needed_for: str) -> Trained:
             raise ValueError(f"{own}: expected the model that {path} was made from, found another; fuse again")
         bases.append(open_trained(own, run, ""))
     return Trained(path, state, model, bases)
-
-
-# ---- networks and their weights -------------------------------------------------------------------------------------
 
 
 def load_weights(model: torch.nn.Module, path: Path, weights: dict, without: str = "") -> None:
@@ -88,9 +82,6 @@ def load_classifier(trained: Trained, channels: int, points: int, args: argparse
     ).to(*machine.device_and_dtype(args))
     load_weights(model, trained.path, trained.state["model"])
     return model.eval()  # without requires_grad_(False), by which torch chooses another product, and other last bits
-
-
-# ---- forward passes -------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -138,9 +129,6 @@ def fused_outputs(trained: Trained, data: Segments, rows: np.ndarray, args) -> t
         features = model.classifier.features(inputs)
         logits = model.classifier.output(features).squeeze(-1)
     return features.to(inputs.dtype), logits.to(inputs.dtype)
-
-
-# ---- predictions ----------------------------------------------------------------------------------------------------
 
 
 def write_predictions(path: Path, run: Run, sets: list[tuple[Segments, np.ndarray, np.ndarray]], args) -> None:

@@ -1,7 +1,7 @@
 """The watch over a pre-training: whether weights fade, or outputs become the same for all segments as the loss falls.
 
-A loss can fall while the Transformer dies: the 1D-CNN alone interpolates. What dies shows in the size of the weights,
-and in how much the outputs differ from segment to segment.
+A loss can fall while the Transformer dies: the 1D-CNN alone interpolates. The size of the weights shows it, and how
+much the outputs differ from segment to segment.
 """
 
 from pathlib import Path
@@ -78,9 +78,8 @@ class Watch:
         if not faint:
             return found, ""
         decay = f"--decay {self.args.decay} --weight-decay {self.args.weight_decay:g}"
-        cause = (
-            f"use --decay decoupled in place of {decay}" if self.args.decay == "coupled" else f"look at --lr, {decay}"
-        )
+        coupled = self.args.decay == "coupled"
+        cause = f"use --decay decoupled in place of {decay}" if coupled else f"look at --lr, {decay}"
         return found, f"below a tenth of the start: {', '.join(faint)} (RMS of weights, spread of outputs); {cause}"
 
 
