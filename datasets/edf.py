@@ -8,8 +8,8 @@ refuses files of another length than their header says.
 
 import os
 import re
+import struct
 from functools import partial
-from itertools import accumulate
 
 import numpy as np
 
@@ -90,11 +90,9 @@ def _read_header(path) -> tuple[dict, list[dict], int]:
         }
         if not 256 + len(rest) == 256 * (count + 1) == header["bytes"] or header["records"] < -1:
             raise ValueError(f"{256 + len(rest)} bytes of header for {count} signals and {header['records']} records")
-        columns = {}
-        for (field, width), end in zip(FIELDS.items(), accumulate(FIELDS.values())):
-            column = rest[(end - width) * count : end * count]
-            columns[field] = [_text(column[i : i + width]) for i in range(0, len(column), width)]
-        signals = [dict(zip(columns, values)) for values in zip(*columns.values())]
+        # All labels, then all transducers, and so on.
+        cells = struct.unpack("".join(f"{width}s" * count for width in FIELDS.values()), rest)
+        signals = [dict(zip(FIELDS, map(_text, cells[i::count]))) for i in range(count)]
         end = 0
         for signal in signals:
             signal["samples"] = int(_number(signal["samples"]))
@@ -156,11 +154,9 @@ def _read_marks(path, header, present, records) -> list[list[bytes]]:
 
 
 def _time_keeping(marks, header, records, tolerance, path, notes) -> tuple[float, np.ndarray]:
-    """Return the time of the first record, and the gap before each, (records,), both in s.
-
-    A record that does not say when it begins, or is up to `tolerance` s off, follows the one before it; where that adds
-    up, it is noted. Raise ValueError where the times go back, or have gaps of over a day.
-    """
+    """Return the time of the first record, and the gap before each, (records,), both in s. A record that does not say
+    when it begins, or is up to `tolerance` s off, follows the one before it; where that adds up, it is noted. Raise
+    ValueError where the times go back, or have gaps of over a day."""
     said = max(([*map(BEGIN.match, each)] for each in marks), key=lambda each: sum(map(bool, each)), default=[])
     known = np.array([r for r, match in enumerate(said) if match], int)
     times, jumps = np.array([float(said[r][1]) for r in known]), np.zeros(records)

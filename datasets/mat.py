@@ -30,9 +30,7 @@ SPARE = 65536  # values or bytes that a damaged file may claim too many: they co
 
 def read_mat(path, names, notes=None) -> dict:
     """Return the variables `names` as far as the file has them, and add what was left over in it to the list `notes`.
-
-    Other variables are not looked at, whatever they are. Raise ValueError where the file is damaged.
-    """
+    Other variables are not looked at, whatever they are. Raise ValueError where the file is damaged."""
     notes = [] if notes is None else notes
     with open(path, "rb") as file:
         header = file.read(520)
@@ -98,10 +96,7 @@ def describe(value) -> str:
 
 def _objects(items, shape):
     """Return a list of objects, in the order of MATLAB, as an array."""
-    array = np.empty(len(items), object)
-    for i, item in enumerate(items):
-        array[i] = item
-    return array.reshape(shape, order="F")
+    return np.fromiter(items, object, len(items)).reshape(shape, order="F")
 
 
 # ---- MAT 5: a file is a row of elements, an array one element of several, a cell an array of arrays -----------------

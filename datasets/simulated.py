@@ -176,16 +176,10 @@ def write_person(path, rng, rated, seconds, effect, said):
     person, videos = draw_person(rng, effect), len(seconds)
     ratings = draw_ratings(rng, videos)
     names = [*rng.permutation(SHORT_VIDEOS), *rng.permutation(LONG_VIDEOS)]
-    cells = {name: np.empty((1, 20), object) for name in
-             ("joined_data", "labels_selfassessment", "labels_ext_annotation", "VideoIDs")}
     # A cell that holds no video or no rating is empty as AMIGOS has it.
-    for video in range(20):
-        cells["VideoIDs"][0, video] = str(names[video])
-        cells["labels_ext_annotation"][0, video] = np.empty((0, 0))
-        cells["joined_data"][0, video] = np.empty((0, 0))
-        cells["labels_selfassessment"][0, video] = np.empty((1, 0))
-        if video >= videos:
-            continue
+    cells = {"joined_data": [np.empty((0, 0))] * 20, "labels_selfassessment": [np.empty((1, 0))] * 20,
+             "labels_ext_annotation": [np.empty((0, 0))] * 20, "VideoIDs": [str(name) for name in names]}
+    for video in range(videos):
         # Each modality follows the ratings in its own way.
         samples = round(seconds[video] * RATE)
         (ecg_arousal, ecg_valence), (eeg_arousal, eeg_valence), (gsr_arousal, _) = (
@@ -193,12 +187,12 @@ def write_person(path, rng, rated, seconds, effect, said):
         eeg = simulate_eeg(rng, person, eeg_arousal, eeg_valence)
         ecg, _ = simulate_ecg(rng, person, ecg_arousal, ecg_valence)
         gsr = simulate_gsr(rng, person, gsr_arousal)
-        cells["joined_data"][0, video] = np.column_stack([eeg, ecg, gsr])
+        cells["joined_data"][video] = np.column_stack([eeg, ecg, gsr])
         if rated:
             others = np.round(rng.uniform(1, 9, 3), 1)
             emotions = rng.integers(0, 2, 7)
-            cells["labels_selfassessment"][0, video] = np.concatenate([ratings[video], others, emotions])[None]
-    savemat(path, {**cells, "simulated": said})
+            cells["labels_selfassessment"][video] = np.concatenate([ratings[video], others, emotions])[None]
+    savemat(path, {**{name: np.fromiter(own, object, 20)[None] for name, own in cells.items()}, "simulated": said})
     # The first 116 bytes are free text, where SciPy puts the date.
     with open(path, "r+b") as file:
         file.write(b"MATLAB 5.0 MAT-file, simulated cohort in the layout of AMIGOS".ljust(116))
@@ -234,7 +228,6 @@ def write_cohort(folder, subjects=8, unrated_subjects=4, videos=16, seconds=50, 
                          subject < subjects, [seconds] * videos, effect, said)
         (partial / note.name).write_text(said)
         partial.rename(folder)
-    except BaseException:
+    finally:
         shutil.rmtree(partial, ignore_errors=True)
-        raise
     return True
