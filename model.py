@@ -37,11 +37,9 @@ class Selection(NamedTuple):
 
 
 class Encoder(nn.Module):
-    """The encoder is a 1D-CNN of stride 1, each convolution with a ReLU (paper 4.3): (B, C, L) -> (B, L, D).
-
-    Assumed: zero padding, and a layer norm over the channels after the first convolution and, with `output_norm`, at
-    the end, so that the points and the positions that are added to them are of one size.
-    """
+    """The encoder is a 1D-CNN of stride 1, each convolution with a ReLU (paper 4.3): (B, C, L) -> (B, L, D). Assumed:
+    zero padding, and a layer norm over the channels after the first convolution and, with `output_norm`, at the end, so
+    that the points and the positions that are added to them are of one size."""
 
     def __init__(self, channels: int, kernels: list[int], widths: list[int], output_norm: bool = True):
         super().__init__()
@@ -70,10 +68,8 @@ class SelfAttention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, x: Tensor, seed: Tensor | None, selection: Selection | None = None) -> Tensor:
-        """Let each token of x (B, N, D) take from all tokens of its segment: (B, N, D), or (T, D) for a selection.
-
-        seed (B,) int64 draws the dropout of the attention weights.
-        """
+        """Let each token of x (B, N, D) take from all tokens of its segment: (B, N, D), or (T, D) for a selection; seed
+        (B,) int64 draws the dropout of the attention weights."""
         hidden = x.shape[-1]
         if selection is None:
             numbers = None
@@ -148,8 +144,7 @@ class Classifier(FCN):
         self.register_buffer("scale", torch.ones(inputs))
 
     def standardise(self, x: Tensor) -> None:
-        """From now on, give each input feature the mean and the SD that make those of x (n, inputs) 0 and 1; a feature
-        that is constant in x becomes 0."""
+        """From now on, take each feature by its mean and SD in x (n, inputs); one that is constant there becomes 0."""
         scale, self.mean = torch.std_mean(x, dim=0, correction=0)
         self.scale = torch.where(scale > 1e-6 * self.mean.abs(), scale, torch.inf)
 
@@ -285,8 +280,7 @@ def take(x: Tensor, index: Tensor) -> Tensor:
 
 
 def sinusoidal_positions(tokens: int, hidden: int) -> Tensor:
-    """Return (N, D) float32: sines in the even and cosines in the odd columns, with wavelengths from 2 pi to 20000 pi
-    (assumed)."""
+    """Return (N, D) float32: sines in even and cosines in odd columns, of wavelengths 2 pi to 20000 pi (assumed)."""
     rate = torch.exp(torch.arange(0, hidden, 2) * (-math.log(10000.0) / hidden))
     angle = torch.arange(tokens)[:, None] * rate  # (N, D / 2)
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)

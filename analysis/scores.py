@@ -23,11 +23,9 @@ PREDICTIONS = np.dtype([*((name, "i8") for name in COUNTS), ("probability", "f8"
 
 
 def score_of(score: str, label: np.ndarray, probability: np.ndarray) -> float:
-    """One of SCORES from labels (n,) and probabilities of high (n,); high is predicted above 0.5.
-
-    F1 is macro F1 over both classes (assumed; "between the two predicted classes", paper 5). Where `label` has one
-    class alone, the scores that compare classes are NaN, and F1 is at most 0.5.
-    """
+    """One of SCORES from labels (n,) and probabilities of high (n,); high is predicted above 0.5. F1 is macro F1 over
+    both classes (assumed; "between the two predicted classes", paper 5). Where `label` has one class alone, the scores
+    that compare classes are NaN, and F1 is at most 0.5."""
     if score != "auroc":
         return from_confusion(score, *np.bincount(2 * label + (probability > 0.5), minlength=4))
     try:

@@ -84,11 +84,9 @@ class Signals(NamedTuple):
 
 
 def files_below(raw, pattern, parts: int = 1) -> list[Path]:
-    """Return everything below the folder `raw`, also behind links, of which the last `parts` names match `pattern`.
-
-    The list is sorted by the group `subject` of the pattern and then by name, numbers by value: P2 before P10. Names
-    that begin with a dot are left alone, and all are matched as `plain_name` has them.
-    """
+    """Return everything below the folder `raw`, also behind links, of which the last `parts` names match `pattern`. The
+    list is sorted by the group `subject` of the pattern and then by name, numbers by value: P2 before P10. Names that
+    begin with a dot are left alone, and all are matched as `plain_name` has them."""
     found = []
     for path in _walk(raw):
         if match := pattern.fullmatch(plain_name("/".join(path.parts[-parts:]))):
@@ -98,10 +96,8 @@ def files_below(raw, pattern, parts: int = 1) -> list[Path]:
 
 
 def not_read(raw, paths) -> str:
-    """Return a line on the files below the folder `raw` that are not among `paths`, "" where there are none.
-
-    It counts them by their endings, those of `paths` first, as such a file may have been meant. 80 letters at most.
-    """
+    """Return a line on the files below the folder `raw` that are not among `paths`, "" where there are none. It counts
+    them by their endings, those of `paths` first, as such a file may have been meant. 80 letters at most."""
     used, meant = {os.path.realpath(path) for path in paths}, {path.suffix.lower() for path in paths}
     left = {}
     for path in _walk(raw):

@@ -40,8 +40,7 @@ def read(path, channels, ecg_side="left"):
 
 def videos(path, notes=None):
     """Yield each video of one subject as its name, its signals (n, 17) with all COLUMNS, its ratings by name, and
-    whether the file says of itself that it was simulated; `notes` as in `read_mat`. Raise ValueError where the file is
-    damaged."""
+    whether the file calls itself simulated; `notes` as in `read_mat`. Raise ValueError where the file is damaged."""
     whole = read_mat(path, (*VARIABLES, "simulated"), notes)
     columns = [cells(whole.get(name), name, path, (1, 20))[0] for name in VARIABLES]
     for v, (signal, ratings, video) in enumerate(zip(*columns), 1):

@@ -48,11 +48,9 @@ def read_any(path, channels) -> Signals:
 
 
 def read_mne(path, channels) -> Signals:
-    """Return the signals of the named channels of a file or folder that mne.io.read_raw opens.
-
-    MNE gives volts, which become uV or mV; values in another or unknown unit stay. Raise ValueError where MNE is
-    missing or opens no such file, where the file is damaged, and where it lacks a channel.
-    """
+    """Return the signals of the named channels of a file or folder that mne.io.read_raw opens. MNE gives volts, which
+    become uV or mV; values in another or unknown unit stay. Raise ValueError where MNE is missing or opens no such
+    file, where the file is damaged, and where it lacks a channel."""
     mne = optional("mne", path, "neither EDF, BDF nor WFDB (unless you convert it)")
     with warnings.catch_warnings(record=True) as said, _refuse(path, "MNE"):
         warnings.simplefilter("always")
@@ -79,10 +77,8 @@ def _points(path, raw, places, factors, start, stop) -> np.ndarray:
 
 
 def read_xdf(path, channels) -> Signals:
-    """Do what `read_edf` does, for an XDF file in which each modality is in one stream.
-
-    All begin with the stream that begins last. Breaks within a stream are NaN and bad.
-    """
+    """Do what `read_edf` does, for an XDF file in which each modality is in one stream. All begin with the stream that
+    begins last. Breaks within a stream are NaN and bad."""
     pyxdf = optional("pyxdf", path, "an XDF file (unless you convert it)")
     with _refuse(path, "pyxdf"):
         streams = [each for each in pyxdf.load_xdf(str(path), verbose=False)[0] if len(each["time_stamps"])]

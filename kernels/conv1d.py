@@ -17,8 +17,7 @@ import torch.nn.functional as F
 
 
 def conv1d(x, weight, bias):
-    """Convolve x (B, L, C) with weight (D, C, K) and add bias (D,), as `torch.nn.Conv1d(..., padding=K // 2)` does:
-    (B, L, D)."""
+    """Convolve x (B, L, C) with weight (D, C, K), add bias (D,), like `nn.Conv1d(..., padding=K // 2)`: (B, L, D)."""
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
         return F.conv1d(x.transpose(1, 2), weight, bias, padding=weight.shape[2] // 2).transpose(1, 2)
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype

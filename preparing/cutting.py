@@ -117,8 +117,7 @@ class Track:
         return start, self.points if last == self.count else stop
 
     def read(self, start: int, stop: int):
-        """Return the points from `start` to `stop`, (C, stop - start), NaN in stretches of no use, and where these are,
-        (stop - start,) bool."""
+        """Return the points `start` to before `stop`, (C, n), NaN where of no use, and where these are, (n,) bool."""
         signal = np.asarray(self.signal[:, self.first + start : self.first + stop], dtype=np.float64)
         useless = np.zeros(stop - start, dtype=bool)
         for first, last in self.bad:
@@ -127,11 +126,9 @@ class Track:
 
 
 def cut(recording, flags):
-    """Judge one recording, then filter, resample and cut it, as the flags of prepare_data.py say (`points`: L).
-
-    Return the judgement, and an iterator over the kept segments of one block after the other, modality -> (k, C, L)
-    float64; the judgement is complete when the iterator has ended. Raise ValueError for a rate that cannot be.
-    """
+    """Judge one recording, then filter, resample and cut it, as the flags of prepare_data.py say (`points`: L). Return
+    the judgement, and an iterator over the kept segments of one block after the other, modality -> (k, C, L) float64;
+    the judgement is complete when the iterator has ended. Raise ValueError for a rate that cannot be."""
     for modality, rate in recording.rate.items():
         if not 2 * flags.high[modality] < rate <= FASTEST_RATE:
             expected = f"{modality} at more than twice --high {flags.high[modality]:g} Hz and at most {FASTEST_RATE} Hz"

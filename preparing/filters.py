@@ -32,10 +32,8 @@ def squared_gain(points: int, rate: float, low: float, high: float, order: int):
 
 def band_pass(signal, rate: float, low: float, high: float, order: int):
     """Run a Butterworth band-pass of design order `order` forward and backward (zero phase; paper 4.1.2, use assumed).
-
     Filtering there and back multiplies the spectrum by |H|^2, which is done here: it equals `scipy.signal.sosfiltfilt`
-    on the signal, extended by point reflection, within 1e-8 of its SD, in half the time.
-    """
+    on the signal, extended by point reflection, within 1e-8 of its SD, in half the time."""
     extra, points = extension_points(rate, low, high, order), signal.shape[1]
     length = fft.next_fast_len(points + 2 * extra, real=True)
     extended = np.pad(signal, ((0, 0), (extra, length - points - extra)), mode="reflect", reflect_type="odd")

@@ -119,10 +119,8 @@ def _cut_recording(recording, flags, parts) -> dict:
 
 def collect(entries, flags, manifest, problems=None) -> list[dict]:
     """Return all recordings of the entries of source files, and say of files, subjects, pieces and notes in `manifest`.
-
     A copy of another file is left out. What would stop the preparation (a file that cannot be read, recordings that do
-    not go together, ...) is raised as ValueError or OSError, or added to the list `problems`.
-    """
+    not go together, ...) is raised as ValueError or OSError, or added to the list `problems`."""
 
     def stop(error):
         if problems is None:
