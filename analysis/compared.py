@@ -1,6 +1,7 @@
 """A run as evaluate.py has read it: the predictions of each model, what they score, and how models and runs differ."""
 
 import argparse
+import itertools
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -86,16 +87,12 @@ class Evaluated:
 
     def compare(self, title: str, pairs: list[tuple[Model, Model]], of_scores) -> list[dict]:
         """The differences of pairs of models, by target and score, their P values adjusted for all of them together."""
-        found = []
-        for pair in pairs:
-            for target in TARGETS:
-                if not all(target in self.models.get(model, {}) for model in pair):
-                    continue
+        found, args = [], (self.args.bootstrap, self.args.permutations, self.args.seed)
+        for pair, target, score in itertools.product(pairs, TARGETS, of_scores):
+            if all(target in self.models.get(model, {}) for model in pair):
                 both = [self.models[model][target] for model in pair]
-                args = self.ratio(target), self.args.bootstrap, self.args.permutations, self.args.seed
-                for score in of_scores:
-                    about = {"first": pair[0], "second": pair[1], "target": target, "score": score}
-                    found.append({**about, **scores.compare(*both, score, *args)})
+                about = {"first": pair[0], "second": pair[1], "target": target, "score": score}
+                found.append(about | scores.compare(*both, score, self.ratio(target), *args))
         for test in TESTS:
             for each, adjusted in zip(found, scores.holm([each[test] for each in found])):
                 each[f"{test}_holm"] = float(adjusted)

@@ -171,8 +171,7 @@ def amigos_gsr_features(gsr: np.ndarray, rate: float) -> tuple[np.ndarray, list[
 
 
 def fisher_score(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return the Fisher score (F,) of features (n, F) for labels (n,) 0 and 1: the squared distance of the class means
-    over the sum of the variances."""
+    """Return Fisher scores (F,) of x (n, F), y (n,) 0 or 1: squared distance of the means over the sum of variances."""
     low, high = x[y == 0], x[y == 1]
     spread = low.var(axis=0) + high.var(axis=0)
     return (high.mean(axis=0) - low.mean(axis=0)) ** 2 / np.where(spread > 0, spread, np.inf)

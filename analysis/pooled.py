@@ -56,8 +56,7 @@ def read(folders: list[Path], same_people: bool) -> tuple[list[dict], dict[str, 
 
 
 def cells(pair: tuple, score: str, ratio: float, same_people: bool) -> list[str]:
-    """One line of the table, whose means count each fold once; pair: the predictions of the model without and of that
-    with pre-training, run by run."""
+    """One line of the table; means count each fold once. pair: predictions without and with pre-training, by run."""
     folds = [[scores.by_fold(each, score) for each in side] for side in pair]
     means = [np.array([np.nanmean(each) for each in side]) for side in folds]
     gains = np.concatenate(folds[1]) - np.concatenate(folds[0])

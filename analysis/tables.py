@@ -103,8 +103,7 @@ def titled(evaluated: Evaluated, title: str) -> str:
 
 
 def lines_table(evaluated: Evaluated, title: str, models, of_scores, notes=(), fill=cell) -> dict:
-    """A table with a line for each model (a list, or Model -> how it is called here), and a column for each target and
-    score; fill: makes a cell like `cell`."""
+    """A line for each model (a list, or Model -> its name), a column for each target and score; fill: like `cell`."""
     names = models if isinstance(models, dict) else {model: model.label for model in models}
     columns = [(target, score) for target in evaluated.targets for score in of_scores]
     head = ["", *(f"{target.capitalize()} {HEADS[score]}" for target, score in columns)]

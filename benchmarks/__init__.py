@@ -1,1 +1,1 @@
-"""The parts of benchmark.py, one a file. `run(flags)` measures and returns the figures, `show(figures)` prints them."""
+"""The parts of benchmark.py, one a file. `add_flags(part)` adds the flags of one, `run(flags)` measures and prints."""

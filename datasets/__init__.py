@@ -194,8 +194,7 @@ def unit_scale(unit: str, modality: str) -> float | None:
 
 def unit_scales(units, names, modality: str, path) -> tuple[list[float], dict[str, str]]:
     """Return the factors that turn the channels `names` of a modality, in `units`, into its unit (uV, mV), and what
-    `Recording.units` says of it: where all are in one unit that is unknown here, the factors are 1. Raise ValueError
-    for other mixtures."""
+    `Recording.units` says of it: where all are in one unknown unit, the factors are 1. ValueError for a mixture."""
     scales = [unit_scale(unit, modality) for unit in units]
     if None not in scales:
         return scales, {}

@@ -27,11 +27,6 @@ def is_top(folder) -> bool:
     return any((folder / name).is_file() for name in TOP)
 
 
-def top_of(path) -> Path | None:
-    """Return the nearest folder above a file that is the top of a BIDS data set."""
-    return next(filter(is_top, path.parents), None)
-
-
 def sources(top) -> list[Path]:
     """Return the files of all recordings and the tables beside them, by subject; raise ValueError where one is missing,
     such as the file of a link that DataLad has left."""
@@ -142,8 +137,7 @@ def _rows(file, top, kind) -> list[tuple[str, dict]]:
 
 
 def _described(found, channels, rows):
-    """Return the signals of a file with what the lines of its channels.tsv add: the units that the file itself does not
-    know, and which channels are bad."""
+    """Return the signals of a file with what its channels.tsv adds: units that the file lacks, and bad channels."""
     signals, units, bad = dict(found.signals), dict(found.units), list(found.bad)
     for modality, wanted in channels.items() if rows else ():
         places = pick_channels(wanted, [row.get("name", "") for _, row in rows], rows[0][0])

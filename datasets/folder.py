@@ -48,7 +48,7 @@ def sources(raw) -> list[Path]:
 def read(path, channels, ecg_side=None, scale=(1, 9)):
     """Yield the one recording of a file, which is one trial, or the trials of a BIDS file; other files hold none.
     `scale` is the lowest and the highest rating. Raise ValueError where the list is wrong, or the file damaged."""
-    listing, top = _list_of(path), bids.top_of(path)
+    listing, top = _list_of(path), next(filter(bids.is_top, path.parents), None)
     line = _listed(listing, listing.stat().st_mtime_ns).get(path) if listing and path.name != LIST else None
     if line is None:
         if top and not (top / LIST).is_file():

@@ -3,14 +3,10 @@
     S = scale Q K^T,  P = softmax(S),  O = (P * M / keep) V,      scale = 1 / sqrt(E)
 
 P is the matrix of weights: a row belongs to a query, a column to a key. M is the mask of the dropout, 1 where a weight
-is kept. It is made from one odd 32-bit number for each row, R, and one for each column, C, both hashes of the sample's
-seed, the head and the position:
-
-    M[row, column] = int32(R[row] * C[column]) >= threshold(p)
-
-So a bit of the mask depends on (seed, head, row, column) alone, and is the same on every device. On CUDA the operator
-runs the Triton kernels of `attention_triton.py`; their backward pass computes P and M again. Elsewhere it runs the same
-mathematics in PyTorch, one sample at a time, and keeps P for the backward pass, with negative signs where M drops.
+is kept; it depends on (seed, head, row, column) alone, by hashes (README.md), and is the same on every device. On CUDA
+the operator runs the Triton kernels of `attention_triton.py`; their backward pass computes P and M again. Elsewhere it
+runs the same mathematics in PyTorch, one sample at a time, and keeps P for the backward pass, with negative signs where
+M drops.
 
 Shapes, with the letters of model.py: B samples of a batch, H heads, E features of a head, Nq queries, Nk keys.
 """

@@ -1,8 +1,6 @@
 """This file holds the Triton kernels of attention.py: one forward, three backward, one for the dropout hashes.
 
-Lengths such as 1,281 = 1 + 10 x 128 would waste up to a fifth of all work on padding, so query 0 and key 0 (a
-transformer's class token) never enter a tile. Key 0 starts each running sum; query 0 is a vector program of its own.
-Tiles cover queries and keys 1 .. N - 1, masked only where they do not fit. README.md has the mathematics.
+Tiles cover queries and keys 1 .. N - 1; README.md says why query 0 and key 0 never enter one, and has the mathematics.
 
 Shapes: B samples, H heads, E features of a head (padded to a power of two from 16), Nq queries, Nk keys. A row of the
 matrix of weights belongs to a query, a column to a key. A name with "_0" belongs to query 0 or key 0. Strides count

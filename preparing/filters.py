@@ -62,9 +62,8 @@ def resampling_matrix(up: int, down: int):
 
 
 def resample(signal, start: int, up: int, down: int):
-    """Resample a signal that begins at point `start` onto the grid that begins with the recording; return the position
-    of the first new point, and the new points (C, m). The numbers are those of `scipy.signal.resample_poly`, in half
-    the time."""
+    """Resample a signal that begins at point `start` onto the grid of its recording; return the position of the first
+    new point, and the new points (C, m): those of `scipy.signal.resample_poly`, in half the time."""
     if up == down:
         return start, signal
     reach, matrix = resampling_matrix(up, down)
