@@ -13,8 +13,7 @@ This is the baseline of AMIGOS (reference [6] of the paper), on features of whol
 channels of EEG, ECG and skin resistance. Gaussian naive Bayes learns from the features with the best Fisher scores, and
 the three modalities are fused by the mean of their probabilities (assumed). Each segment gets the probability of its
 trial. The run must leave one subject out: --split subject --n-folds <number of subjects> --threshold subject. Features
-are z-scored over all trials of a subject, also of the test subject, without labels (assumed).
-"""
+are z-scored over all trials of a subject, also of the test subject, without labels (assumed)."""
 
 import argparse
 import itertools

@@ -5,8 +5,7 @@
     python benchmark.py prepare --raw ~/eegmat                 # recordings, against MNE-Python
     python benchmark.py evidence --run runs/a runs/b           # what pre-training gives, runs of one design pooled
 
-Each part prints one table.
-"""
+Each part prints one table."""
 
 import torch
 

@@ -11,8 +11,7 @@ Shapes are written with one set of letters, here and in kernels/:
     signals (B, C, L) -> Encoder -> (B, L, D) -> CLS, positions -> (B, N, D) -> TransformerLayer x 2 -> (B, N, D)
     tokens 1 .. L -> predictor  -> (B, C, L)  masked value prediction (paper 3.2.1, figure 1 A)
     token 0       -> classifier -> (B,)       arousal or valence      (paper 3.2.2, figure 1 B; or `pool` "tokens")
-    hidden layers of the EEG and the ECG classifier -> FusionModel -> (B,)  (paper 3.4, figure 2)
-"""
+    hidden layers of the EEG and the ECG classifier -> FusionModel -> (B,)  (paper 3.4, figure 2)"""
 
 import math
 from typing import NamedTuple
@@ -206,8 +205,7 @@ class SingleModalityModel(nn.Module):
         """Return the output of the last layer: (B, C, L) -> (B, N, D), or (T, D) for a selection of the tokens.
 
         mask (B, L) bool: the points of the signals that are set to 0, in every channel. seed (layers, B) int64, from 0
-        to 2^62 - 1: the seeds of the dropout in the layers; by default they come from PyTorch's generator.
-        """
+        to 2^62 - 1: the seeds of the dropout in the layers; by default they come from PyTorch's generator."""
         if mask is not None:
             signals = signals.masked_fill(mask[:, None], 0.0)
         points = self.encoder(signals)
@@ -230,8 +228,7 @@ class SingleModalityModel(nn.Module):
         """Return the mean squared error of `reconstruct` over the masked points and all channels (assumed), a scalar.
 
         mask (B, L) bool may stay on the CPU: counting its points there does not wait for a GPU. count: by how many
-        masked points the sum is divided; another number than that of `mask` where these are a share of a batch.
-        """
+        masked points the sum is divided; another number than that of `mask` where these are a share of a batch."""
         selection = masked_tokens(mask)
         points = selection.tokens - selection.tokens // (mask.shape[1] + 1) - 1  # (T,) indices among the B L points
         masked = mask.flatten()[points].nonzero().squeeze(1)  # indices among the T tokens

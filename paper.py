@@ -1,8 +1,7 @@
 """Every number of the paper, and where it is said; most are flags of the scripts.
 
 Source: Vazquez-Rodriguez et al., "Emotion Recognition with Pre-Trained Transformers Using Multimodal Signals",
-ACII 2022. "paper 4.3" is a section of it; "assumed" marks a value the paper leaves open (docs/open-questions.md).
-"""
+ACII 2022. "paper 4.3" is a section of it; "assumed" marks a value the paper leaves open (docs/open-questions.md)."""
 
 from dataclasses import dataclass, field
 

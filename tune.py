@@ -13,8 +13,7 @@ best epoch, so that their number is searched, too. In pre-training, or with --ep
 
 A trial is the stage itself with --validation-only, by which it reads no signal of a test segment. The same command
 after a kill draws the same trials, hears the epochs that were done from their logs, and goes on. With one trial at a
-time the table is then the same, too; with --concurrent, which trials ASHA stops depends on who comes first.
-"""
+time the table is then the same, too; with --concurrent, which trials ASHA stops depends on who comes first."""
 
 import argparse
 import csv

@@ -2,8 +2,7 @@
 
 Signals of prepared sets are z-scored per subject and channel, so a band power says how strong the band is relative to
 the same subject's whole recording, and nothing in microvolts. A new modality needs a function here, and its line in
-FEATURES.
-"""
+FEATURES."""
 
 import re
 

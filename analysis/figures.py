@@ -1,8 +1,7 @@
 """The pictures of a run: F1 of every model, the paper's figures 3 and 4, losses.
 
 Every drawing function returns a matplotlib Figure as wide as one column of print (3.5 inches). Colour-blind readers can
-tell its colours apart (Okabe and Ito), and readers of a grey copy its markers and line styles.
-"""
+tell its colours apart (Okabe and Ito), and readers of a grey copy its markers and line styles."""
 
 import io
 import textwrap

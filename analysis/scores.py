@@ -2,8 +2,7 @@
 
 How sure a mean over folds is has three answers: Student's t over the folds (paper 5), too sure, for folds share
 training data; the same, corrected for that (Nadeau and Bengio, 2003); and resampling of subjects, which alone speaks of
-people who were not recorded. N resamples, S subjects, K folds, n segments.
-"""
+people who were not recorded. N resamples, S subjects, K folds, n segments."""
 
 import functools
 import itertools

@@ -1,7 +1,6 @@
 """The tables of an evaluated run, which evaluate.py prints and the report shows, and what to doubt in them (paper 5).
 
-The paper's numbers stand beside ours on AMIGOS alone, never beside simulated signals.
-"""
+The paper's numbers stand beside ours on AMIGOS alone, never beside simulated signals."""
 
 import functools
 from dataclasses import replace

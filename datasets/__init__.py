@@ -8,8 +8,7 @@ prints it. The module has
 - `sources(raw)`: it returns the files below the folder `raw`, and the files of one subject follow each other;
 - `read(path, channels, ecg_side)`: it yields the recordings of one file, one at a time. `channels` maps each modality
   that is wanted to the names of its channels, as `pick_channels` takes them. It raises ValueError, naming the file,
-  where the file is damaged.
-"""
+  where the file is damaged."""
 
 import importlib
 import os
@@ -219,8 +218,7 @@ def pick_channels(wanted, present, path) -> dict[str, int]:
     Of several names, as in `MLII|II|V5`, the first that is there is taken. F7 also fits `EEG F7-REF` where nothing is
     called F7 alone, and `ECG#2` is the second of those that ECG fits. A single channel that is wanted, such as the ECG,
     is the first of those that are called the same. Raise ValueError where a channel is missing, fits several otherwise,
-    or is taken twice.
-    """
+    or is taken twice."""
     plain = [normalise_name(name) for name in present]
     bare, found = _without_references(plain), {}
     for channel in wanted:

@@ -5,8 +5,7 @@ The files are `Data_Preprocessed_P01.mat` .. `P40`, flat or each in a folder of 
 ratings are (1, 12), (1, 0) where they are missing: the five of RATINGS, then seven emotions.
 
 Download data_preprocessed (MATLAB files, about 4 GB unpacked) from http://www.eecs.qmul.ac.uk/mmv/datasets/amigos;
-licence: on request, for research.
-"""
+licence: on request, for research."""
 
 import re
 from functools import partial

@@ -5,8 +5,7 @@ the mean one between holes, as single times may be rounded, and a hole becomes N
 fewer than six, else columns 4 and 5. Which of them is the left arm's is disputed among readers: here, by assumption,
 the first. The ratings lie in other files and are not read.
 
-Download ECGData from https://ascertain-dataset.github.io; licence: on request, for research.
-"""
+Download ECGData from https://ascertain-dataset.github.io; licence: on request, for research."""
 
 import re
 from functools import partial

@@ -3,8 +3,7 @@
 The files lie as `S001/S001R01.edf`. Most are sampled at 160 Hz, a few are not: the rate comes from each header.
 
 Download the .edf files of all folders S001 to S109 (3.4 GB) from https://physionet.org/content/eegmmidb/1.0.0;
-licence: ODC-By 1.0.
-"""
+licence: ODC-By 1.0."""
 
 import re
 from functools import partial

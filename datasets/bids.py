@@ -3,8 +3,7 @@
 The subject is what stands after `sub-`, and session, task, run and so on name the trial. A line of events.tsv with
 onset, duration and a rating (columns arousal, valence) is a trial, and its trial_type is the video; without such lines
 the whole file is one trial, rated by its line in scans.tsv if that has these columns. A channel that channels.tsv calls
-bad, and what an event `BAD_...` covers, is not used.
-"""
+bad, and what an event `BAD_...` covers, is not used."""
 
 import csv
 import re

@@ -5,8 +5,7 @@ The one file `DREAMER.mat` holds a struct of that name. `Data` is a (1, 23) cell
 from 1 to 5. The signals during the neutral clips before (`baseline`) are not read. Which ECG is the left arm's is, by
 assumption, the first.
 
-Download DREAMER.mat (450 MB) from https://zenodo.org/records/546113; licence: on request, for research.
-"""
+Download DREAMER.mat (450 MB) from https://zenodo.org/records/546113; licence: on request, for research."""
 
 import re
 from functools import partial

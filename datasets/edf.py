@@ -3,8 +3,7 @@
 A header of 256 bytes, and 256 more for each signal, tells how a data record is laid out; the records follow, each with
 the samples of all signals, of 2 bytes (EDF) or 3 (BDF). One signal of an EDF+ or BDF+ file holds annotations; the first
 of each record says when the record begins. These files are read here and not by edfio, which loads a BDF file whole and
-refuses files of another length than their header says.
-"""
+refuses files of another length than their header says."""
 
 import os
 import re
@@ -32,8 +31,7 @@ def read_edf(path, channels) -> Signals:
     channels: modality -> C names, as `pick_channels` takes them. Gaps between records are NaN and bad; a stretch whose
     annotation begins with "bad" is bad. Another length than the header says is noted. Raise ValueError where the file
     is damaged, lacks a channel, goes back in time, has gaps of more than a day, or has the channels of a modality at
-    different rates or in units that do not go together.
-    """
+    different rates or in units that do not go together."""
     header, present, size = _read_header(path)
     labels, units = ([signal[key] for signal in present] for key in ("label", "unit"))
     chosen, units, notes = choose(channels, labels, units, path)

@@ -3,8 +3,7 @@
 The files are `Subject03_1.edf` (rest) and `Subject03_2.edf` (mental arithmetic). Nobody rated anything: rest stands
 as arousal 1 and arithmetic as 9, a proxy of arousal and no measure of emotion; valence is unknown.
 
-Download the .edf files (175 MB) from https://physionet.org/content/eegmat/1.0.0; licence: ODC-By 1.0.
-"""
+Download the .edf files (175 MB) from https://physionet.org/content/eegmat/1.0.0; licence: ODC-By 1.0."""
 
 import re
 from functools import partial

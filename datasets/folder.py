@@ -4,8 +4,7 @@ They are EDF, BDF, WFDB or XDF files, or any that the package MNE opens (BrainVi
 `recordings.csv` has one line a file: `file` (relative to it; of a WFDB record its `.hea`, of BrainVision the `.vhdr`)
 and `subject`, and if wanted `trial` (default: the file's name), `video` (what was seen or done), `ecg` (what this file
 calls its ECG) and the ratings, such as `arousal` and `valence` (empty: unrated), on the scale of --rating-scale.
-A BIDS folder needs no list: datasets/bids.py says what is taken from it. There is nothing to download.
-"""
+A BIDS folder needs no list: datasets/bids.py says what is taken from it. There is nothing to download."""
 
 from functools import lru_cache
 from pathlib import Path

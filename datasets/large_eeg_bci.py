@@ -5,8 +5,7 @@ dashes, one session a file. Struct `o` has `data` (n, 22) in uV, `chnames` (22, 
 `sampFreq`, in some files as uint8.
 
 Download the .mat files of all five paradigms (about 10 GB) from https://doi.org/10.6084/m9.figshare.c.3917698;
-licence: see there.
-"""
+licence: see there."""
 
 import re
 from functools import partial

@@ -4,8 +4,7 @@ A value is a float or integer array, a str, a dict (a struct), or an array of su
 structs), always in the shape that MATLAB shows. It is None where MATLAB holds what is no data, such as a function.
 
 MAT 5 is read here and not by SciPy, whose compiled reader trusts the file: a single wrong bit in the header of an array
-ends the whole process with a segmentation fault (SciPy 1.17), and a wrong shape fills the memory.
-"""
+ends the whole process with a segmentation fault (SciPy 1.17), and a wrong shape fills the memory."""
 
 import math
 import os

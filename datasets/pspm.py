@@ -5,8 +5,7 @@ The files are `*_spike_*.mat`, such as `PsPM-FR_spike_01.mat`, with `infos` and 
 signal. Files of behaviour (`*_cogent_*`, without `infos`) are left alone.
 
 Download PsPM-FR, PsPM-RRM1-2, PsPM-VIS (assumed; perhaps PsPM-HRM5) from Zenodo, by way of
-https://bachlab.github.io/PsPM, and unpack them into folders; sizes and licences: see there.
-"""
+https://bachlab.github.io/PsPM, and unpack them into folders; sizes and licences: see there."""
 
 import re
 from functools import partial

@@ -5,8 +5,7 @@ EFFECTS below, so a score on this cohort says only whether the software finds wh
 
 Each modality follows the rating through its own disturbance, which waxes and wanes within a trial, so two modalities
 tell more than one. Subjects differ in rhythms, anatomy and responsiveness, so an unseen subject is harder. Every number
-here is assumed.
-"""
+here is assumed."""
 
 import json
 import shutil
@@ -203,8 +202,7 @@ def write_cohort(folder, subjects=8, unrated_subjects=4, videos=16, seconds=50, 
 
     The `unrated_subjects` come last. `effect` multiplies EFFECTS: at 0 the signals know nothing of the ratings. A
     variable `simulated` in each file, and simulated.json, hold the arguments. Return whether it was written: this very
-    cohort is left as it is. Raise FileExistsError where something else is there, ValueError for a wrong argument.
-    """
+    cohort is left as it is. Raise FileExistsError where something else is there, ValueError for a wrong argument."""
     limits = {"subjects": (subjects, 1, 99), "unrated_subjects": (unrated_subjects, 0, 99), "videos": (videos, 1, 20),
               "seconds": (seconds, 10, 3600), "effect": (effect, 0, 2), "seed": (seed, 0, 2**63)}
     for name, (value, least, most) in limits.items():

@@ -5,8 +5,7 @@ The files are `P1/HS_P1_S1.mat` and so on, one series a file; the windows cut fr
 blanks around them, and `samplingrate`.
 
 Download P1.zip to P12.zip (about 15 GB) from https://doi.org/10.6084/m9.figshare.c.988376 and unpack them; licence:
-see there.
-"""
+see there."""
 
 import re
 from functools import partial

@@ -39,8 +39,7 @@ def read_wfdb(path, channels) -> Signals:
 
     channels: modality -> C names, as `pick_channels` takes them. What no segment of the record holds is NaN and bad.
     Another length than the header says is noted. Raise ValueError where the record is damaged, lacks a channel, has
-    gaps of more than a day, or has segments or channels that do not go together.
-    """
+    gaps of more than a day, or has segments or channels that do not go together."""
     wfdb = optional("wfdb", path, "a WFDB record")
     for name in (path.name, *(each.name for each in signal_files(path))):
         if not re.fullmatch(r"[-\w]+(\.\w+)?", name, re.ASCII):

@@ -8,8 +8,7 @@ the operator runs the Triton kernels of `attention_triton.py`; their backward pa
 runs the same mathematics in PyTorch, one sample at a time, and keeps P for the backward pass, with negative signs where
 M drops.
 
-Shapes, with the letters of model.py: B samples of a batch, H heads, E features of a head, Nq queries, Nk keys.
-"""
+Shapes, with the letters of model.py: B samples of a batch, H heads, E features of a head, Nq queries, Nk keys."""
 import math
 import warnings
 
@@ -35,8 +34,7 @@ def attention(q, k, v, dropout_p=0.0, seed=None, rows=None):
     by default 0 .. Nq - 1. A sample with fewer queries ends with rows of -1: its output there means nothing, and the
     gradient must be 0.
     Returns (B, H, Nq, E) in the dtype of q. Raises ValueError where shapes, dtypes or dropout_p do not fit.
-    `attention.last_path` tells which path ran last: "triton" or "torch".
-    """
+    `attention.last_path` tells which path ran last: "triton" or "torch"."""
     if torch.is_autocast_enabled(q.device.type):
         dtype = torch.get_autocast_dtype(q.device.type)
         q, k, v = (x if x.dtype == torch.float64 else x.to(dtype) for x in (q, k, v))
@@ -57,8 +55,7 @@ def dropout_mask(seed, heads, rows, columns, p):
     """Return the mask that `attention` applies: bool (B, heads, rows, columns), True where a weight is kept.
 
     seed: (B,) int64. rows: their number, or their positions (B, Nq) int. columns: their number. p: the probability of
-    the dropout. `attention` divides kept weights by `keep_probability(p)`.
-    """
+    the dropout. `attention` divides kept weights by `keep_probability(p)`."""
     numbers = rows if isinstance(rows, Tensor) else None
     row_hash, column_hash = _hashes(seed, heads, rows if numbers is None else rows.shape[1], columns, numbers)
     return row_hash[..., :, None] * column_hash[..., None, :] >= threshold(p)

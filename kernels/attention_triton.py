@@ -42,8 +42,7 @@ Known when compiling:
 In the functions that load and store:
     x, stride_b, stride_h, stride_n: a tensor (B, H, N, E), a pointer or with TMA a descriptor, and its strides
     start, n, BLOCK, EVEN: the first token to load or store, the number of tokens that x has, how many to load or store,
-        and whether all of them are before n
-"""
+        and whether all of them are before n"""
 import triton
 import triton.language as tl
 
@@ -89,8 +88,7 @@ def _load_vector(x, stride, bh, start, n, BLOCK: tl.constexpr, EVEN: tl.constexp
 
     x: (B * H, N), a pointer; or with TMA a descriptor, which starts at element 1, since the copy engine wants offsets
         that are multiples of 16 bytes
-    stride: its stride from a head to the next
-    """
+    stride: its stride from a head to the next"""
     if TMA:
         vector = x.load([bh, start - 1]).reshape(BLOCK)
     else:
@@ -339,8 +337,7 @@ def _hash_kernel(seed, rows, row_hash, column_hash, row_bh, column_bh, heads, n_
 
     seed: (B,) int64
     rows: (B, n_rows) int, their positions, negative where there is none; without HAS_ROWS they are 0 .. n_rows - 1
-    n_rows, n_columns, BLOCK: Nq, Nk and the hashes of a program
-    """
+    n_rows, n_columns, BLOCK: Nq, Nk and the hashes of a program"""
     bh, stream = tl.program_id(1), tl.program_id(2)
     b, head = bh // heads, bh % heads
     index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)

@@ -6,8 +6,7 @@ wrap around. At the paper's sizes this takes a fifth of the multiplications of a
 errors. Under autocast only the products over the channels are in its precision; the transforms stay in float32. On
 other devices, and for inputs of half precision, `torch.nn.functional.conv1d` runs.
 
-Shapes: B batch, L points, C channels in, D channels out, K taps (odd), S points of a block, n blocks, F frequencies.
-"""
+Shapes: B batch, L points, C channels in, D channels out, K taps (odd), S points of a block, n blocks, F frequencies."""
 
 import functools
 import math

@@ -3,8 +3,7 @@
 PyTorch draws one random number after the other there. Here the product of two hashes decides about a value, and the
 backward pass, the same operator on the gradient, computes it again. Where a ReLU comes first, its output is enough.
 
-Shapes, with the letters of model.py: B batch, N tokens, D features, T selected tokens, M the most of one sample.
-"""
+Shapes, with the letters of model.py: B batch, N tokens, D features, T selected tokens, M the most of one sample."""
 
 import torch
 from torch import Tensor
@@ -19,8 +18,7 @@ def dropout(x: Tensor, p: float, seed: Tensor, rows: Tensor | None = None, relu:
 
     x: (B, N, D), all tokens, or (T, D), the selected tokens, ordered by sample. p: the probability of 0. seed: (B,)
     int64, one number a sample. rows: (B, M) int64, the numbers of the selected tokens, with -1 at unused places; the
-    rows of the mask are the tokens.
-    """
+    rows of the mask are the tokens."""
     tokens = x.shape[1] if rows is None else rows.shape[1]
     row_hash, column_hash = torch.ops.kernels.dropout_hashes(seed, 1, tokens, x.shape[-1], rows)
     return torch.ops.kernels.dropout(x, row_hash, column_hash, p, relu)

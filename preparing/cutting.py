@@ -1,7 +1,6 @@
 """Cutting of one recording (paper 4.1.2): which ten seconds of it are kept, and these, filtered and resampled.
 
-A signal is (C, n) float64 throughout. It is read, judged and filtered a block at a time: memory is bounded by BLOCK.
-"""
+A signal is (C, n) float64 throughout. It is read, judged and filtered a block at a time: memory is bounded by BLOCK."""
 
 from collections import Counter
 from dataclasses import dataclass, field

@@ -33,8 +33,7 @@ def has_beats(ecg, rate: float) -> bool:
 
     Beats are sought as `bursts`. They are plausible with a median interval of SHORTEST_BEAT to LONGEST_BEAT and a mean
     correlation of at least 0.85 with their median shape (the idea of Orphanidou et al. 2015; 0.85 lies between the
-    0.95 or more of real recordings with beats and the 0.70 of noise, which aligning makes look alike).
-    """
+    0.95 or more of real recordings with beats and the 0.70 of noise, which aligning makes look alike)."""
     half, slack = round(0.15 * rate), round(0.05 * rate)
     if len(ecg) < 3 * rate:
         return False

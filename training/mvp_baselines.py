@@ -1,7 +1,6 @@
 """What masked value prediction must beat: zero, a straight line, and the best linear prediction (Wiener).
 
-All are measured on the validation segments, under the masks of the validation loss, as its mean squared error.
-"""
+All are measured on the validation segments, under the masks of the validation loss, as its mean squared error."""
 
 import numpy as np
 from tqdm import tqdm

@@ -1,8 +1,7 @@
 """The watch over a pre-training: whether weights fade, or outputs become the same for all segments as the loss falls.
 
 A loss can fall while the Transformer dies: the 1D-CNN alone interpolates. The size of the weights shows it, and how
-much the outputs differ from segment to segment.
-"""
+much the outputs differ from segment to segment."""
 
 from pathlib import Path
 
