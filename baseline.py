@@ -19,6 +19,7 @@ import argparse
 import itertools
 from pathlib import Path
 
+from common import script  # first: it says how the threads of PyTorch wait, and what Ctrl-C says
 import numpy as np
 import scipy
 from scipy.special import expit
@@ -26,8 +27,7 @@ from tqdm import tqdm
 
 import paper
 from analysis import features
-from common import script
-from common.files import sha256_of_file
+from common.files import only_writer, sha256_of_file
 from datasets import amigos
 from protocol import folds, records
 from protocol import run as runs
@@ -89,8 +89,9 @@ def possible_models(args: argparse.Namespace, run: runs.Run) -> list[records.Mod
     if args.model == "classical":
         modalities = [name for name in features.FEATURES if name in run.data.signals]
         for name in (name for name in run.data.signals if name not in modalities):
-            label = paper.MODALITIES[name].label
-            print(f"no classical features of {label}; left out, add them to analysis/features.py")
+            print(
+                f"no classical features of {paper.MODALITIES[name].label}; left out, add them to analysis/features.py"
+            )
     groups = [[name] for name in modalities] + [modalities] * (len(modalities) > 1)
     return [records.model_of(args, args.model, group) for group in groups]
 
@@ -174,10 +175,9 @@ def check_amigos(run: runs.Run) -> None:
     rated = len(np.unique(run.data.table["subject"][run.folds >= 0]))
     # Of as many folds as subjects, whole, none is empty, so that each has one.
     if not (settings["split"] == settings["threshold"] == "subject" and settings["n_folds"] == rated):
-        raise ValueError(
-            f"{run.folder}: --model amigos leaves one subject out and expects a run with --split subject --n-folds "
-            f"{rated} --threshold subject; use another --run"
-        )
+        flags = f"--split subject --n-folds {rated} --threshold subject"
+        expected = f"leaves one subject out and expects a run with {flags}"
+        raise ValueError(f"{run.folder}: --model amigos {expected}; use another --run")
 
 
 def read_trials(raw: Path, manifest: dict, trials: list[tuple]) -> dict[str, tuple[np.ndarray, list[str]]]:
@@ -190,15 +190,13 @@ def read_trials(raw: Path, manifest: dict, trials: list[tuple]) -> dict[str, tup
     begin = round(manifest["preprocessing"].get("drop_baseline", 0.0) * amigos.RATE)
     wanted = [source for source in manifest["sources"] if any(tuple(trial) in place for trial in source["trials"])]
     for source in tqdm(wanted, desc="features of trials", unit="file", disable=None, leave=False):
-        path = paths.get(Path(source["file"]).name)
-        if path is None:
+        if (path := paths.get(Path(source["file"]).name)) is None:
             raise FileNotFoundError(f"{raw}: {source['file']}, from which the set was prepared, is missing; name --raw")
         if sha256_of_file(path) != source["sha256"]:
             raise ValueError(f"{path}: not the file that the set was prepared from; prepare the data again")
         subject = amigos.FILE.fullmatch(path.name)[1]
         for video, signals, *_ in amigos.videos(path):
-            number = place.pop((subject, video), None)
-            if number is None:
+            if (number := place.pop((subject, video), None)) is None:
                 continue
             columns = dict(zip(amigos.COLUMNS, signals[begin:].T.astype(float)))
             try:
@@ -261,6 +259,12 @@ def main() -> None:
     run = runs.open_run(args)
     if args.model == "amigos":
         check_amigos(run)
+    with only_writer(run.folder / "baseline"):
+        train_all(args, run)
+
+
+def train_all(args: argparse.Namespace, run: runs.Run) -> None:
+    """Train what earlier calls have not done, and write its predictions."""
     models = possible_models(args, run)
     work = pending(args, run, models)
     if not work:
@@ -268,7 +272,7 @@ def main() -> None:
     by_modality = features_of_tested(args, run, models[-1].modalities)
     learn = bayes_of_trials if args.model == "amigos" else logistic_regression
     run.start()
-    versions = {**records.versions(), "scipy": scipy.__version__, "scikit-learn": sklearn.__version__}
+    versions = {**records.versions(scipy), "scikit-learn": sklearn.__version__}
     for parts, labels, wanted in tqdm(work, unit="fold", disable=None, leave=False):
         for model, (probability, found) in learn(args, run, by_modality, parts, labels, list(wanted)).items():
             record = {**wanted[model], **found, "versions": versions}

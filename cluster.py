@@ -9,8 +9,7 @@ its checkpoint. Where a cell fails for good, the cells that need it are left out
 
 All nodes must see this folder, the data and the run under the same path, and have the same environment. What a cell
 prints, in all its attempts, is in <cell>.log, beside its checkpoint. With the same flags and --threads the predictions
-are those of reproduce.sh in every bit.
-"""
+are those of reproduce.sh in every bit."""
 
 import argparse
 import itertools
@@ -23,6 +22,7 @@ from pathlib import Path
 
 import paper
 from common import ray_stages, script
+from common.files import only_writer
 from protocol import records
 from protocol import run as runs
 
@@ -143,10 +143,7 @@ def run_cell(stage: str, flags: list[str], log: Path, threads: int, folder: str,
     """Run a cell, inside a Ray worker; its (state, reason). Raises ChildProcessError where the stage was killed."""
     if any(state != "done" for state, _ in needed):
         return "left out", ""
-    process = ray_stages.start(f"{stage}.py", flags, Path(folder) / log, threads, folder)
-    code, reason = process.wait(), ray_stages.last_line(Path(folder) / log)
-    if ray_stages.was_stopped(code):
-        raise ChildProcessError(f"{stage}.py ended with {code}: {reason}")
+    code, reason = ray_stages.run_stage(f"{stage}.py", flags, Path(folder) / log, threads, folder)
     return ("failed" if code else "done"), reason
 
 
@@ -184,12 +181,13 @@ def main() -> None:
     for fold in args.fold:
         run.split(fold)
     cells = grid(args, held_modalities(run))
-    (ray,) = ray_stages.start_ray(args.address, args.threads, max(args.gpus or (0,)))
-    run.start()  # here and once, not by many cells at a time
-    nodes = sum(node["Alive"] for node in ray.nodes())
-    print(f"{args.run}: {len(cells)} cells on {nodes} node{'s' if nodes > 1 else ''}", flush=True)
-    work_off(cells, ray, args)
-    ray.shutdown()
+    with only_writer(args.run / "cluster"):
+        ray = ray_stages.start_ray(args.address, args.threads, max(args.gpus or (0,)))
+        run.start()  # here and once, not by many cells at a time
+        nodes = sum(node["Alive"] for node in ray.nodes())
+        print(f"{args.run}: {len(cells)} cells on {nodes} node{'s' if nodes > 1 else ''}", flush=True)
+        work_off(cells, ray, args)
+        ray.shutdown()
 
     undone = [cell for cell in cells.values() if cell.state != "done"]
     for cell in undone:

@@ -5,18 +5,17 @@
 
 Numbers are means over the test folds. `±` is the half-width of a 95 % t-interval over folds (paper 5), a second `±` the
 same corrected for folds that share training data, and [low, high] a bootstrap that draws subjects. P values of
-differences are two-tailed, paired, and adjusted for the number of lines of their table (Holm).
-"""
+differences are two-tailed, paired, and adjusted for the number of lines of their table (Holm)."""
 
 import argparse
 import json
 import textwrap
 from pathlib import Path
 
+from common import script  # first: it says how the threads of NumPy wait, and what Ctrl-C says
 from analysis import tables
 from analysis.compared import Evaluated, evaluate
 from analysis.reading import open_runs
-from common import script
 
 WIDTH = 120  # of what is printed
 
@@ -33,6 +32,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="the data set, if it was moved (default: what run.json says)")
     parser.add_argument("--details", action="store_true", help="also print differences, controls, AUROC and more")
     parser.add_argument("--report", action="store_true", help="also write report.html and figures into the first run")
+    what = "leave out, and say so, what is damaged or was made by a model that was trained again since; show the others"
+    parser.add_argument("--skip-stale", action="store_true", help=what)
     parser.add_argument("--json", action="store_true", help="print JSON, details included")
     group = parser.add_argument_group("further flags")
     for name, default, what in (
@@ -42,6 +43,7 @@ def parse() -> argparse.Namespace:
     ):
         kind, what = script.positive(int, zero=name == "seed"), f"{what} (default: %(default)s; assumed)"
         group.add_argument(f"--{name}", type=kind, default=default, metavar="N", help=what)
+    script.add_trust_flag(group)
     script.add_print_flag(group)
     args = parser.parse_args()
     script.stop_if_printing(args)
@@ -51,8 +53,7 @@ def parse() -> argparse.Namespace:
 def print_markdown(table: dict, said: set) -> None:
     """Print one table, its columns aligned for the terminal, and its notes but for those that were `said` before.
 
-    A table that is too wide goes on below, with its first column again.
-    """
+    A table that is too wide goes on below, with its first column again."""
     print(f"\n**{table['title']}**")
     columns = [[text.ljust(max(map(len, column))) for text in column] for column in zip(table["head"], *table["lines"])]
     blocks = [[columns[0]]]
@@ -89,7 +90,7 @@ def print_text(runs: list[Evaluated], found: list[dict], args: argparse.Namespac
 
 def main() -> None:
     args = parse()
-    runs = [evaluate(run, args) for run in open_runs(args.run, args.data)]
+    runs = [evaluate(run, args) for run in open_runs(args.run, args.data, args.trust_data)]
     found = tables.all_tables(runs)
     if args.json:
         content = {"runs": [{**each.as_json(), "doubts": tables.doubts(each)} for each in runs], "tables": found}

@@ -5,38 +5,27 @@
 It writes runs/paper/eeg/fold3/arousal.pt, arousal.jsonl with one line an epoch, and, made once after the last epoch,
 the predictions on the test fold: arousal.npy, and beside it their record, arousal.json. `--init random` is the paper's
 "no pre-training": arousal-random.pt, .npy, .json. Other variants have names of their own, too: `--shuffle-labels`
-writes arousal-shuffled.pt; `--init random --freeze`, a classifier on random features, arousal-random-frozen.pt.
-"""
+writes arousal-shuffled.pt; `--init random --freeze`, a classifier on random features, arousal-random-frozen.pt."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 
+from common import script  # first: it says how the threads of PyTorch wait, and what Ctrl-C says
 import numpy as np
 import torch.nn.functional as F
 
 import paper
-from common import script
 from model import SingleModalityModel, parameter_count
 from protocol import records
 from protocol import run as runs
-from protocol.leaks import open_test_sets
 from protocol.segments import SignalRows
 from training import checkpoints, distributed, loop, machine, trained
 
 
 def parse() -> tuple[argparse.Namespace, dict | None]:
     """The flags, and the pre-trained checkpoint, whose network they take over."""
-    parser = script.Parser(__doc__)
-    script.add_modality(parser)
-    script.add_target(parser)
-    script.add_fold(parser)
-    runs.add_flags(parser)
-    group = script.add_variants(parser)
-    script.add_test_data(group)
-    script.add_hyperparameters(parser, "finetune")
-    loop.add_flags(parser)
-    args = parser.parse_args()
-    runs.resolve_flags(args)
+    args = loop.parse(__doc__, "finetune")
     path, state = pretrained_path(args), None
     if args.init == "pretrained" and (path.exists() or not args.print_flags):
         state = checkpoints.load(path, "run pretrain.py with the same flags first, or use --init random")
@@ -47,7 +36,7 @@ def parse() -> tuple[argparse.Namespace, dict | None]:
         wanted, found = getattr(args, name), known[name]
         if wanted != found:
             raise ValueError(f"{path}: expected a network with {name} {wanted}, found {found}; leave the flag out")
-    loop.finish_flags(args)
+    machine.use(args)
     return args, state
 
 
@@ -75,20 +64,12 @@ def main() -> None:
     rows, labels = run.labelled(args.fold, args.target, model)
     before = flags_before(run, pretrained, args)
     record = records.record_of(run, model, args.fold, args.target, rows, before)
-    path = loop.checkpoint_path(run, model, args)
-
-    origin = checkpoints.origin(run.data, [args.modality], pretrained["extra_sources"] if pretrained else [])
-    others = open_test_sets(run, args.test_data, args.target, origin["extra_sources"])
-    for data, *_ in others:
-        checkpoints.check_data(run.data.folder, origin, data)
-    if not loop.is_finished(path, record, args):
-        train_model(run, rows, labels, pretrained, path, record, origin, args)
-    # The test segments are looked at here, once, after the last epoch.
-    if not args.validation_only and distributed.rank() == 0:
-        trained.write_predictions(path, run, [(run.data, rows["test"], labels), *others], args)
+    seen = [pretrained["seen"]] if pretrained else []
+    train = partial(train_model, run, rows, labels, pretrained, args)
+    loop.train_and_test(run, model, rows, labels, record, seen, args, train)
 
 
-def train_model(run, rows, labels, pretrained: dict | None, path: Path, record: dict, origin: dict, args) -> None:
+def train_model(run, rows, labels, pretrained: dict | None, args, path: Path, record: dict, origin: dict) -> None:
     """Train on the rows `train`, and write the checkpoint `path`."""
     seen = np.concatenate([rows["train"], rows["validation"]])
     signals = SignalRows([(run.data, seen)], args.modality)
@@ -125,9 +106,7 @@ def train_model(run, rows, labels, pretrained: dict | None, path: Path, record: 
         mean = F.binary_cross_entropy_with_logits(logits.to(wanted.dtype), wanted)
         return mean * (len(wanted) / len(places))
 
-    if distributed.rank() == 0:
-        run.start()
-    loop.fit(model, loss, train, validation, loop.step_decay(args), path, args, record, origin)
+    loop.Training(run, model, loss, train, validation, loop.step_decay(args), path, args, record, origin).fit()
 
 
 if __name__ == "__main__":

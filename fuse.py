@@ -4,39 +4,22 @@
 
 It writes runs/paper/fused/fold3/arousal.pt, .jsonl, .npy and .json. `--init random` fuses the models trained without
 pre-training; so does every flag that names a variant, and the fusion then learns from the same labels as they did. The
-models stay frozen, so their features are computed once.
-"""
+models stay frozen, so their features are computed once."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 
+from common import script  # first: it says how the threads of PyTorch wait, and what Ctrl-C says
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 import paper
-from common import script
 from model import FusionModel, parameter_count
 from protocol import records
 from protocol import run as runs
-from protocol.leaks import open_test_sets
 from training import checkpoints, loop, machine, trained
-
-
-def parse() -> argparse.Namespace:
-    parser = script.Parser(__doc__)
-    script.add_target(parser)
-    script.add_fold(parser)
-    runs.add_flags(parser)
-    group = script.add_variants(parser)
-    script.add_test_data(group)
-    script.add_hyperparameters(parser, "fuse")
-    loop.add_flags(parser)
-    args = parser.parse_args()
-    runs.resolve_flags(args)
-    script.resolve_hyperparameters(args, "fuse")
-    loop.finish_flags(args)
-    return args
 
 
 def open_bases(run: runs.Run, model: records.Model, args: argparse.Namespace) -> list[trained.Trained]:
@@ -54,7 +37,9 @@ def open_bases(run: runs.Run, model: records.Model, args: argparse.Namespace) ->
 
 
 def main() -> None:
-    args = parse()
+    args = loop.parse(__doc__, "fuse")
+    script.resolve_hyperparameters(args, "fuse")
+    machine.use(args)
     run = runs.open_run(args)
     if missing := [name for name in paper.FUSED if name not in run.data.signals]:
         fused = " and ".join(paper.FUSED)
@@ -63,21 +48,12 @@ def main() -> None:
     rows, labels = run.labelled(args.fold, args.target, model)
     bases = open_bases(run, model, args)
     record = records.record_of(run, model, args.fold, args.target, rows)
-    path = loop.checkpoint_path(run, model, args)
-
-    extra_sources = {sha256 for base in bases for sha256 in base.state["extra_sources"]}
-    origin = checkpoints.origin(run.data, paper.FUSED, extra_sources)
-    others = open_test_sets(run, args.test_data, args.target, origin["extra_sources"])
-    for data, *_ in others:
-        checkpoints.check_data(run.data.folder, origin, data)
-    if not loop.is_finished(path, record, args):
-        train_model(run, rows, labels, bases, path, record, origin, args)
-    # The test segments are looked at here, once, after the last epoch.
-    if not args.validation_only:
-        trained.write_predictions(path, run, [(run.data, rows["test"], labels), *others], args)
+    seen = [base.state["seen"] for base in bases]
+    train = partial(train_model, run, rows, labels, bases, args)
+    loop.train_and_test(run, model, rows, labels, record, seen, args, train)
 
 
-def train_model(run, rows, labels, bases, path: Path, record: dict, origin: dict, args) -> None:
+def train_model(run, rows, labels, bases, args, path: Path, record: dict, origin: dict) -> None:
     """Train on the features of the rows `train`, and write the checkpoint `path`."""
     # Each part alone: predict.py then makes the same batches of the test part, and so the same bits.
     parts = [rows["train"], rows["validation"]]
@@ -93,8 +69,7 @@ def train_model(run, rows, labels, bases, path: Path, record: dict, origin: dict
         logits = model(features[places]).to(truth.dtype)  # one process trains this: `mine` is all
         return F.binary_cross_entropy_with_logits(logits, truth[places])
 
-    run.start()
-    loop.fit(model, loss, train, validation, loop.step_decay(args), path, args, record, origin)
+    loop.Training(run, model, loss, train, validation, loop.step_decay(args), path, args, record, origin).fit()
 
 
 if __name__ == "__main__":

@@ -76,8 +76,7 @@ class SelfAttention(nn.Module):
         else:  # queries of the selected tokens alone (B, M, D), keys and values of all tokens (B, N, 2 D)
             numbers = selection.numbers
             q = F.linear(take(x, selection.tokens), self.in_proj_weight[:hidden], self.in_proj_bias[:hidden])
-            padded = q.new_zeros(numbers.numel(), hidden)
-            q = padded.index_copy(0, selection.places, q).view(*numbers.shape, hidden)
+            q = q.new_zeros(numbers.numel(), hidden).index_copy(0, selection.places, q).view(*numbers.shape, hidden)
             packed = F.linear(x, self.in_proj_weight[hidden:], self.in_proj_bias[hidden:])
         q = q.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, N or M, E)
         k, v = packed.unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, H, N, E) each
@@ -187,7 +186,11 @@ class SingleModalityModel(nn.Module):
             raise ValueError(f"--cnn-channels: expected a last number divisible by 2 x --heads {heads}, found {hidden}")
         self.encoder = Encoder(channels, cnn_kernels, cnn_channels, encoder_norm == "output")
         self.cls = nn.Parameter(torch.randn(hidden) * 0.02)  # assumed: learned
-        self.register_buffer("positions", sinusoidal_positions(points + 1, hidden), persistent=False)
+        # Sines in even and cosines in odd columns, of wavelengths 2 pi to 20000 pi (assumed).
+        rate = torch.exp(torch.arange(0, hidden, 2) * (-math.log(10000.0) / hidden))
+        angle = torch.arange(points + 1)[:, None] * rate  # (N, D / 2)
+        positions = torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)  # (N, D)
+        self.register_buffer("positions", positions, persistent=False)
         self.layers = nn.ModuleList(TransformerLayer(hidden, heads, ffn, dropout) for _ in range(layers))
         if mvp_hidden:
             self.predictor = FCN(hidden, mvp_hidden, channels)
@@ -243,8 +246,7 @@ class SingleModalityModel(nn.Module):
         """Return what the classifier reads of the last layer: (B, C, L) -> (B, D), its CLS (paper 3.2); or with `pool`
         "tokens" (B, 2 D), the mean and the SD over its other tokens (assumed)."""
         if self.pool == "tokens":
-            tokens = self.encode(signals, seed=seed)[:, 1:]
-            spread, mean = torch.std_mean(tokens, dim=1, correction=0)
+            spread, mean = torch.std_mean(self.encode(signals, seed=seed)[:, 1:], dim=1, correction=0)
             return torch.cat([mean, spread], dim=1)
         batch = torch.arange(len(signals), device=signals.device)
         cls = Selection(batch * self.positions.shape[0], batch, torch.zeros_like(batch)[:, None])
@@ -274,13 +276,6 @@ class FusionModel(nn.Module):
 def take(x: Tensor, index: Tensor) -> Tensor:
     """Return the tokens at index (T,) int64 of the flattened batch: (B, N, D) -> (T, D)."""
     return x.flatten(0, 1).index_select(0, index)
-
-
-def sinusoidal_positions(tokens: int, hidden: int) -> Tensor:
-    """Return (N, D) float32: sines in even and cosines in odd columns, of wavelengths 2 pi to 20000 pi (assumed)."""
-    rate = torch.exp(torch.arange(0, hidden, 2) * (-math.log(10000.0) / hidden))
-    angle = torch.arange(tokens)[:, None] * rate  # (N, D / 2)
-    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
 
 
 def sample_mask(batch: int, points: int, probability: float, span: int, generator: torch.Generator) -> Tensor:

@@ -5,19 +5,21 @@
 It writes predictions/<folder>-fold<k>-<target>.npy for each model, one row a segment: `segment` (the row of
 segments.npy), `logit`, `probability` of high, and `features`, the last hidden layer. Several models, for example those
 of all folds, also give predictions/mean-<target>.npy with the mean and the spread (SD) of their probabilities. A fused
-model needs the models that it was made from where fuse.py found them.
-"""
+model needs the models that it was made from where fuse.py found them."""
 
 import argparse
+import csv
+import io
 import json
 from pathlib import Path
 
+from common import script  # first: it says how the threads of PyTorch wait, and what Ctrl-C says
 import numpy as np
 import torch
 
-from common import script
 from common.files import write_atomically
 from protocol import records
+from protocol.leaks import seen_rows
 from protocol.segments import Segments, data_sha256, open_segments
 from training import checkpoints, machine, trained
 
@@ -31,11 +33,14 @@ def parse() -> argparse.Namespace:
     add("--data", type=Path, required=True, help="prepared data set; ratings are not needed")
     add("--rows", type=Path, metavar="FILE", help="test predictions (.npy) whose segments alone are predicted")
     add("--out", type=Path, default=Path("predictions"), help="folder of the predictions (default: %(default)s)")
+    what = "also write <target>.csv: subject, trial, start (s) and the probability of each segment, the models' mean"
+    add("--csv", action="store_true", help=what)
     add("--json", action="store_true", help="print the closing summary as JSON")
     group = parser.add_argument_group("machine")
     what = "segments at a time (default: as in training, which gives the same bits; assumed)"
     group.add_argument("--batch-size", type=script.positive(int), metavar="N", help=what)
     machine.add_flags(group)
+    script.add_trust_flag(group)
     script.add_print_flag(group)
     args = parser.parse_args()
     machine.use(args)
@@ -78,21 +83,31 @@ def open_models(args: argparse.Namespace, data: Segments) -> tuple[list[trained.
         raise ValueError(f"--model: expected models of one target, found {' and '.join(targets)}; call once for each")
     for path, model in zip(args.model, models):
         checkpoints.check_data(path, model.state, data)
-        # What a model has learnt by heart does not say how good it is.
-        if model.state["record"]["data_sha256"] == data_sha256(data) and not args.rows and not args.json:
-            advice = "only its test fold (--rows) tells how good it is"
-            print(f"note: {data.folder} is what {path} was trained on; {advice}")
     return models, targets[0]
+
+
+def count_seen(model: trained.Trained, data: Segments, rows: np.ndarray) -> int:
+    """How many of the segments `rows` a model has seen in training, validation or pre-training: the same signals, or,
+    in a set that is not its own, signals of the same recordings."""
+    seen = model.state["seen"]
+    if model.state["record"]["data_sha256"] == data_sha256(data):
+        seen = {**seen, "sources": []}
+    return int(np.isin(rows, seen_rows(seen, data)).sum())
 
 
 def main() -> None:
     args = parse()
-    data = open_segments(args.data)
+    data = open_segments(args.data, trust=args.trust_data)
     rows = chosen_rows(args, data)
     names = ["-".join([*path.absolute().parts[-3:-1], path.stem]) for path in args.model]
     if len(set(names)) < len(names):
         raise ValueError(f"--model {' '.join(map(str, args.model))}: two models would write the same file; call twice")
     models, target = open_models(args, data)
+    seen = {str(path): count_seen(model, data, rows) for path, model in zip(args.model, models)}
+    for path, count in seen.items():
+        if count and not args.json:
+            what = f"was trained, validated or pre-trained on {count} of these {len(rows)} segments"
+            print(f"note: {path} {what}, which do not tell how good it is; --rows takes those of a test fold alone")
 
     outputs, files = [], []
     args.out.mkdir(parents=True, exist_ok=True)
@@ -101,14 +116,20 @@ def main() -> None:
         files.append(args.out / f"{name}.npy")
         write_atomically(files[-1], lambda file: np.save(file, outputs[-1]))
     # The mean over the models, and how far they differ.
+    probability, mean = np.stack([output["probability"] for output in outputs]), np.empty(len(rows), MEAN_DTYPE)
+    mean["segment"], mean["probability"] = rows, probability.mean(axis=0, dtype=np.float64)
     if len(outputs) > 1:
-        probability, mean = np.stack([output["probability"] for output in outputs]), np.empty(len(rows), MEAN_DTYPE)
-        mean["segment"], mean["probability"] = rows, probability.mean(axis=0, dtype=np.float64)
         mean["spread"] = probability.std(axis=0, ddof=1, dtype=np.float64)
         files.append(args.out / f"mean-{target}.npy")
         write_atomically(files[-1], lambda file: np.save(file, mean))
+    if args.csv:
+        files.append(args.out / f"{target}.csv")
+        names, text = ("subject", "trial", "start"), io.StringIO(newline="")
+        columns = [data.table[name][rows].tolist() for name in names]
+        csv.writer(text).writerows([(*names, "probability"), *zip(*columns, mean["probability"].tolist())])
+        write_atomically(files[-1], lambda file: file.write(text.getvalue().encode()))
     if args.json:
-        print(json.dumps({"files": [str(file) for file in files], "segments": len(rows)}))
+        print(json.dumps({"files": [str(file) for file in files], "segments": len(rows), "seen": seen}))
         return
     for file in files:
         print(f"{file}: {len(rows)} predictions of {target}")

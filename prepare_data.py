@@ -4,12 +4,10 @@
 
 The steps, in this order: pick the channels; find what is not finite, and what is constant for a second or longer, in
 the raw signal; band-pass and resample each finite run alone; z-score; cut on a grid that starts with the trial; write.
-A segment that touches a bad point is dropped, and manifest.json lists every dropped piece.
-"""
+A segment that touches a bad point is dropped, and manifest.json lists every dropped piece."""
 
 import argparse
 import os
-import platform
 import re
 import shutil
 from concurrent.futures.process import BrokenProcessPool
@@ -17,12 +15,12 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
+from common.script import Parser, positive, run, stop_if_printing, words  # first, for what Ctrl-C says
 import numpy as np
 import scipy
 from tqdm import tqdm
 
-from common.files import sha256_of_file, write_json
-from common.script import Parser, positive, run, stop_if_printing, words
+from common.files import read_json, sha256_of_file, sync, write_json
 from datasets import normalise_name, not_read, simulated
 from datasets.readers import READERS
 from paper import FILTER_ORDER, MODALITIES, RATE, SECONDS, TARGETS
@@ -31,7 +29,9 @@ from preparing.cutting import BLOCK
 from preparing.filters import EXTENSION
 from preparing.heart import BEATS_TO_HZ
 from preparing.workers import collect, cut_file, map_files, new_folder, scaled
-from protocol.segments import SEGMENT_DTYPE, SegmentWriter, open_segments, read_manifest
+from protocol.fingerprints import fingerprint_dtype, fingerprints
+from protocol.records import versions
+from protocol.segments import SEGMENT_DTYPE, open_segments, read_manifest
 
 COHORT_FLAGS = ("subjects", "unrated_subjects", "videos", "seconds", "effect", "seed")
 
@@ -119,9 +119,10 @@ def resolve(flags) -> None:
     flags.rating_scale = flags.rating_scale or [1.0, 9.0]
     if not -np.inf < flags.rating_scale[0] < flags.rating_scale[1] < np.inf:
         raise ValueError(f"--rating-scale {words(flags.rating_scale)}: expected LOW below HIGH")
-    if flags.ecg_side and not reader.ECG_SIDES:
-        raise ValueError(f"--ecg-side {flags.ecg_side}: {flags.dataset} has no choice of ECGs; leave the flag out")
-    if reader.ECG_SIDES and "ecg" in flags.modalities:
+    if not hasattr(reader, "ECG_SIDES"):
+        if flags.ecg_side:
+            raise ValueError(f"--ecg-side {flags.ecg_side}: {flags.dataset} has no choice of ECGs; leave the flag out")
+    elif "ecg" in flags.modalities:
         flags.ecg_side = flags.ecg_side or "left"
     flags.channels = list(flags.channels or MODALITIES["eeg"].channels)
     for pair in flags.rename or []:
@@ -210,7 +211,8 @@ def _said(value) -> str:
 def prepare(paths, read, flags, channels, folder) -> None:
     """Write a prepared set in place of `folder`; raise ValueError and OSError for what is wrong with files or flags."""
     if folder.exists() and any(folder.iterdir()):
-        read_manifest(folder)  # --fresh replaces prepared data, never anything else
+        # --fresh replaces prepared data, also those of an older version, and never anything else.
+        read_json(folder / "manifest.json", {"dataset": str, "preprocessing": dict}, "remove the folder")
     manifest = {
         "dataset": flags.name,
         "channels": channels,
@@ -218,7 +220,7 @@ def prepare(paths, read, flags, channels, folder) -> None:
         "points": flags.points,
         "preprocessing": preprocessing_flags(flags, channels),
         "subjects": {},
-        "versions": {"python": platform.python_version(), "numpy": np.__version__, "scipy": scipy.__version__},
+        "versions": versions(scipy),
     }
     with new_folder(folder) as temporary:
         parts = temporary / "parts"
@@ -240,19 +242,26 @@ def write_segments(recordings, channels, flags, folder, manifest) -> None:
         ratings = [recording["ratings"].get(target, np.nan) for target in TARGETS]
         names = [recording[key] for key in ("subject", "trial", "video")]
         rows += [(*names, start, *ratings) for start in recording["starts"]]
+    table, known = np.array(rows, SEGMENT_DTYPE), np.empty(len(rows), fingerprint_dtype(channels))
     for modality, names in channels.items():
-        writer, size = SegmentWriter(folder / f"{modality}.npy", len(names), flags.points), len(names) * flags.points
+        shape, size, hashes = (len(rows), len(names), flags.points), len(names) * flags.points, []
         step = max(1, BLOCK // size)  # segments that are read at a time
-        for recording in recordings:
-            about = manifest["subjects"][recording["subject"]][modality]
-            (part, start), count = recording["part"][modality], len(recording["starts"])
-            for first in range(0, count, step):
-                values = np.fromfile(part, count=min(step, count - first) * size, offset=start + 8 * first * size)
-                segments = values.reshape(-1, len(names), flags.points)
-                writer.write(scaled(segments, recording, modality, about, flags))
-        writer.close()
-    table = np.array(rows, dtype=SEGMENT_DTYPE)
+        with open(folder / f"{modality}.npy", "wb") as file:
+            np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+            for recording in recordings:
+                about = manifest["subjects"][recording["subject"]][modality]
+                (part, start), count = recording["part"][modality], len(recording["starts"])
+                for first in range(0, count, step):
+                    values = np.fromfile(part, count=min(step, count - first) * size, offset=start + 8 * first * size)
+                    segments = scaled(values.reshape(-1, *shape[1:]), recording, modality, about, flags)
+                    segments = np.ascontiguousarray(segments, np.float32)
+                    file.write(segments)
+                    hashes.append(fingerprints(segments))
+            sync(file)
+        known[modality] = np.concatenate(hashes)
     np.save(folder / "segments.npy", table, allow_pickle=False)
+    np.save(folder / "fingerprints.npy", known, allow_pickle=False)
+    manifest["files"] = {path.name: sha256_of_file(path) for path in sorted(folder.glob("*.npy"))}
     manifest["counts"] = {
         "subjects": len(np.unique(table["subject"])),
         "trials": len(np.unique(table[["subject", "trial"]])),
@@ -271,7 +280,11 @@ def main() -> None:
     stop_if_printing(flags)
     reader = READERS[flags.dataset]
     if flags.dataset == "simulated" and not flags.check:
-        simulated.write_cohort(flags.raw, **{name: getattr(flags, name) for name in COHORT_FLAGS})
+        try:
+            simulated.write_cohort(flags.raw, **{name: getattr(flags, name) for name in COHORT_FLAGS})
+        except OSError as error:
+            error.filename = error.filename or str(flags.raw)  # a full disk names no file
+            raise
     if not flags.raw.is_dir():
         raise FileNotFoundError(f"{flags.raw}: no such folder; give the one with the recordings as --raw")
     paths = reader.sources(flags.raw)

@@ -4,47 +4,27 @@
 
 It writes runs/paper/eeg/fold3/pretrain.pt, and pretrain.jsonl with one line an epoch. The same command goes on where it
 stopped. It reads the whole of every --extra set, and of --data the fold's training units and the segments without a
-rating. Of a --data set without any rating, it reads all but the validation units, which --fold chooses.
-"""
+rating. Of a --data set without any rating, it reads all but the validation units, which --fold chooses."""
 
-import argparse
-import json
 from pathlib import Path
 
+from common import script  # first: it says how the threads of PyTorch wait, and what Ctrl-C says
 import numpy as np
 
 import paper
-from common import script
 from model import SingleModalityModel, parameter_count, sample_mask
 from protocol import records
 from protocol import run as runs
-from protocol.leaks import check_leaks
+from protocol.leaks import check_leaks, seen
 from protocol.segments import SignalRows, data_sha256, open_segments
 from training import checkpoints, distributed, loop, machine, mvp_baselines
 from training.watch import Watch
 
 
-def parse() -> argparse.Namespace:
-    parser = script.Parser(__doc__)
-    script.add_modality(parser)
-    script.add_fold(parser)
-    runs.add_flags(parser)
-    what = "further prepared data sets (paper 4.1.1)"
-    parser.add_argument("--extra", type=Path, nargs="*", default=[], metavar="DIR", help=what)
-    script.add_hyperparameters(parser, "pretrain")
-    loop.add_flags(parser)
-    args = parser.parse_args()
-    runs.resolve_flags(args)
-    script.resolve_hyperparameters(args, "pretrain", args.modality)
-    loop.finish_flags(args)
-    return args
-
-
 def masking(args, rate: float, points: int):
     """The function that draws masks of segments of `points` at `rate` (Hz): masks(count, generator) -> (count, L) bool.
 
-    A span starts within 1 / 128 s with --mask-probability, at every rate. ValueError for one longer than a segment.
-    """
+    A span starts within 1 / 128 s with --mask-probability, at every rate. ValueError for one longer than a segment."""
     if args.mask_span * rate >= points + 0.5:
         most = f"{points / rate:g}"
         raise ValueError(f"--mask-span {args.mask_span:g}: expected seconds, at most the {most} of a segment")
@@ -67,34 +47,36 @@ def read_signals(run: runs.Run, rows: dict, extra: list, modality: str) -> tuple
 
 
 def main() -> None:
-    args = parse()
+    args = loop.parse(__doc__, "pretrain")
+    script.resolve_hyperparameters(args, "pretrain", args.modality)
+    machine.use(args)
     run = runs.open_run(args)
     rows = run.split(args.fold)
     if len(rows["test"]) == 0:
         print(f"note: no segment of {run.data.folder} has a rating, so that none is kept for a test")
-    extra = [open_segments(folder, args.modality) for folder in args.extra]
+    extra = [open_segments(folder, args.modality, args.trust_data) for folder in args.extra]
     # Before anything is read of the signals: nothing that is held out may be among them.
     check_leaks(run, rows, extra)
 
     model = records.pretraining(args.modality)
     record = records.record_of(run, model, args.fold, None, rows, extra_sha256=[data_sha256(data) for data in extra])
     path = loop.checkpoint_path(run, model, args)
-    if loop.is_finished(path, record, args):
-        print(f"{path}: already done, nothing to do")
-        return
-    recordings = {source["sha256"] for data in extra for source in data.manifest["sources"]}
-    origin = checkpoints.origin(run.data, [args.modality], recordings)
-    train_model(run, *read_signals(run, rows, extra, args.modality), path, record, origin, args)
+    own = (run.data, np.concatenate([rows["pretrain"], rows["validation"]]))
+    known = seen([own, *((data, np.arange(len(data.table))) for data in extra)])
+    origin = checkpoints.origin(run.data, [args.modality], known)
+    with checkpoints.only_training(path):
+        if loop.is_finished(path, record, args):
+            print(f"{path}: already done, nothing to do")
+            return
+        train_model(run, *read_signals(run, rows, extra, args.modality), path, record, origin, args)
 
 
 def train_model(run, signals, train, validation, path: Path, record: dict, origin: dict, args) -> None:
     """Train on the places `train` of `signals`, and write the checkpoint `path`."""
     masks = masking(args, run.data.manifest["rate"], signals.points)
     # An earlier call may have measured them, and said so in its log.
-    done = loop.read_log(path.with_suffix(".jsonl"), 1) if path.exists() and not args.fresh else []
-    to_beat = (
-        json.loads(done[0])["to_beat"] if done else mvp_baselines.baselines(signals, train, validation, masks, args)
-    )
+    done = records.read_log(path.with_suffix(".jsonl")) if path.exists() and not args.fresh else []
+    to_beat = done[0]["to_beat"] if done else mvp_baselines.baselines(signals, train, validation, masks, args)
     shown = [f"{to_beat[name]:.4f} by {words}" for name, words in mvp_baselines.NAMES.items()]
     print(f"validation loss to beat: {', '.join(shown)}", flush=True)
 
@@ -119,10 +101,9 @@ def train_model(run, signals, train, validation, path: Path, record: dict, origi
         seeds = loop.layer_seeds(generator, len(places), mine, args)
         return model.reconstruction_loss(batch, mask[mine], seeds, mask.sum())
 
-    if distributed.rank() == 0:
-        run.start()
     schedule, watch = loop.warmup_then_linear(args), Watch(model, signals, validation, args)
-    loop.fit(model, loss, train, validation, schedule, path, args, record, origin, watch, {"to_beat": to_beat})
+    about = {"to_beat": to_beat}
+    loop.Training(run, model, loss, train, validation, schedule, path, args, record, origin, watch, about).fit()
 
 
 if __name__ == "__main__":

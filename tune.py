@@ -25,12 +25,11 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import paper
 from common import ray_stages, script
-from common.files import write_atomically, write_json
+from common.files import only_writer, read_json, write_atomically, write_json
 from protocol import records
 from protocol import run as runs
 from protocol.segments import data_sha256, open_segments
@@ -122,16 +121,14 @@ def open_search(args: argparse.Namespace, flags: dict, space: dict) -> tuple[Pat
     rows = run.labelled(flags["fold"], target, model)[0] if target else run.split(flags["fold"])
     print(f"{folder}: searching {', '.join(space)}; the signals of the {len(rows['test'])} test segments are not read")
 
-    extra = [data_sha256(open_segments(Path(each), flags["modality"])) for each in flags.get("extra", ())]
+    extra = [open_segments(Path(each), flags["modality"], flags["trust_data"]) for each in flags.get("extra", ())]
+    extra = [data_sha256(data) for data in extra]
     fixed = {name: value for name, value in flags.items() if name not in records.FREE_FLAGS}
     known_by = {"tune": {"grace_epochs": args.grace_epochs, "reduction": args.reduction}, args.stage: fixed}
     record = records.record_of(run, model, flags["fold"], target, rows, known_by, extra_sha256=extra, space=space)
     path = folder / "search.json"
     if path.exists() and not args.fresh:
-        try:
-            earlier = dict(json.loads(path.read_text()))
-        except (ValueError, TypeError):
-            raise ValueError(f"{path}: expected the JSON of a search, found other bytes; start over with --fresh")
+        earlier = read_json(path, {"family": str}, "start over with --fresh")
         records.check_record(path, earlier, record, "use the same flags, or --fresh")
     return folder, record
 
@@ -143,7 +140,7 @@ def trial_folder(folder: Path, config: dict) -> Path:
 
 def epochs_of(folder: Path) -> list[dict]:
     """The lines of the log that a stage writes, one an epoch."""
-    return [json.loads(line) for log in folder.glob("*.jsonl") for line in log.read_text().splitlines()]
+    return [line for log in folder.glob("*.jsonl") for line in records.read_log(log)]
 
 
 def train(config: dict, stage: str, given: list[str], epochs: int, search: Path, threads: int, folder: str) -> None:
@@ -152,35 +149,25 @@ def train(config: dict, stage: str, given: list[str], epochs: int, search: Path,
 
     # Tune gives a trial that it stops 2 seconds to save and end, too few on a busy machine, and then waits for ever.
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "600"
-    here = Path(folder) / trial_folder(search, config)
-    log, reported = here / "log.txt", 0
+    here, reported = Path(folder) / trial_folder(search, config), 0
 
-    def report() -> int:
-        lines = epochs_of(here)
-        for line in lines[reported:]:
+    def report() -> None:
+        nonlocal reported
+        for line in epochs_of(here)[reported:]:
+            reported += 1
             # Tune ends the trial here where ASHA stops it.
             tune.report({name: line[name] for name in ("epoch", "validation_loss")})
-        return len(lines)
 
     # Before anything is started: an earlier call may have finished the trial, or ASHA stopped it.
-    reported = report()
+    report()
     if reported == epochs:
         return
-    flags = [word for name, value in config.items() for word in (f"--{name.replace('_', '-')}", *str(value).split())]
-    process = ray_stages.start(f"{stage}.py", [*given, *flags, "--validation-only", str(here)], log, threads, folder)
-    try:
-        while process.poll() is None:
-            time.sleep(0.2)
-            reported = report()
-    finally:
-        process.terminate()
-        process.wait()
-    reported = report()
+    flags = [word for name, value in config.items() for word in script.command_line(name, value)]
+    flags = [*given, *flags, "--validation-only", str(here)]
     # A stage that was killed is tried again; one that failed would fail again, and only ends its trial.
-    if ray_stages.was_stopped(process.returncode):
-        raise ChildProcessError(ray_stages.last_line(log))
-    if process.returncode:
-        tune.report({"epoch": reported, "validation_loss": float("inf"), "failed": ray_stages.last_line(log)})
+    code, said = ray_stages.run_stage(f"{stage}.py", flags, here / "log.txt", threads, folder, report)
+    if code:
+        tune.report({"epoch": reported, "validation_loss": float("inf"), "failed": said})
 
 
 def line_of(trial, folder: Path, space: dict, epochs: int) -> dict:
@@ -230,8 +217,8 @@ def table_keeper(tune, folder: Path, space: dict, epochs: int, count: int):
 def search(args, given: list[str], flags: dict, space: dict, folder: Path, record: dict) -> list[dict]:
     """Run the trials; the lines of trials.csv, which is written after every trial."""
     os.environ |= {"TUNE_DISABLE_SIGINT_HANDLER": "1", "RAY_AIR_NEW_OUTPUT": "0"}
-    names = "ray.tune", "ray.tune.schedulers", "ray.tune.search.basic_variant"
-    ray, tune, *parts = ray_stages.start_ray(args.address, flags["threads"], args.gpus or 0, *names)
+    ray = ray_stages.start_ray(args.address, flags["threads"], args.gpus or 0)
+    tune = ray.tune
     if args.fresh and (folder / "search.json").exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -248,27 +235,20 @@ def search(args, given: list[str], flags: dict, space: dict, folder: Path, recor
     place = {"name": ray_folder.name, "storage_path": str(ray_folder.parent)}
     run_config = tune.RunConfig(**place, verbose=0, callbacks=[keeper], failure_config=again)
     drawn = {name: getattr(tune, how)(*limits) for name, (how, *limits) in space.items() if name != "epochs"}
-    tune_config = how_to_search(tune, *parts, args, flags, space)
+    # The first trial is the stage as its flags leave it. Tune takes no list there: several numbers are drawn as words.
+    first = {name: flags[name] for name in drawn}
+    first |= {name: script.words(first[name]) for name in drawn if space[name][0] == "choice"}
+    # ASHA stops trials by their losses.
+    epochs = {"time_attr": "epoch", "grace_period": args.grace_epochs, "max_t": max(flags["epochs"], args.grace_epochs)}
+    scheduler = tune.schedulers.ASHAScheduler(**epochs, reduction_factor=args.reduction)
+    draws = {"points_to_evaluate": [first], "max_concurrent": args.concurrent, "random_state": flags["seed"]}
+    algorithm = tune.search.basic_variant.BasicVariantGenerator(**draws)
+    best = {"metric": "validation_loss", "mode": "min", "num_samples": args.trials, "reuse_actors": True}
+    tune_config = tune.TuneConfig(**best, search_alg=algorithm, scheduler=scheduler)
     tune.Tuner(trainable, param_space=drawn, tune_config=tune_config, run_config=run_config).fit()
     ray.shutdown()
     shutil.rmtree(ray_folder, ignore_errors=True)
     return keeper.lines
-
-
-def how_to_search(tune, schedulers, basic_variant, args: argparse.Namespace, flags: dict, space: dict):
-    """The TuneConfig: the first trial is the stage as its flags leave it, and ASHA stops trials by their losses."""
-    # A flag of several numbers is drawn as words: Tune takes no list for the first trial.
-    first = {
-        name: script.words(flags[name]) if isinstance(flags[name], list) or how == "choice" else flags[name]
-        for name, (how, *_) in space.items()
-        if name != "epochs"
-    }
-    epochs = {"time_attr": "epoch", "grace_period": args.grace_epochs, "max_t": max(flags["epochs"], args.grace_epochs)}
-    scheduler = schedulers.ASHAScheduler(**epochs, reduction_factor=args.reduction)
-    draws = {"points_to_evaluate": [first], "max_concurrent": args.concurrent, "random_state": flags["seed"]}
-    search_alg = basic_variant.BasicVariantGenerator(**draws)
-    best = {"metric": "validation_loss", "mode": "min", "num_samples": args.trials, "reuse_actors": True}
-    return tune.TuneConfig(**best, search_alg=search_alg, scheduler=scheduler)
 
 
 def best_of(lines: list[dict], args: argparse.Namespace, flags: dict, space: dict, folder: Path) -> dict:
@@ -283,7 +263,7 @@ def best_of(lines: list[dict], args: argparse.Namespace, flags: dict, space: dic
         chosen[name] = [type(like[0])(word) for word in value.split()] if isinstance(like, list) else type(like)(value)
     return {
         "hyperparameters": chosen,
-        **{name: flags[name] for name in ("modality", "target", "fold") if name in flags},
+        **{name: flags[name] for name in ("modality", "target", *script.FOLD) if name in flags},
         **{"stage": args.stage, "trial": lines.index(best), "of_trials": len(lines)},
         "validation_loss": best["validation_loss"],
         "validation_loss_of_first": lines[0]["validation_loss"],
@@ -300,9 +280,10 @@ def main() -> None:
         print(json.dumps({**script.plain_flags(args), "flags": flags, "space": space}, indent=1))
         return
     folder, record = open_search(args, flags, space)
-    lines = search(args, given, flags, space, folder, record)
-    best, path = best_of(lines, args, flags, space, folder), folder / "best.json"
-    write_json(path, best)
+    with only_writer(folder):
+        lines = search(args, given, flags, space, folder, record)
+        best, path = best_of(lines, args, flags, space, folder), folder / "best.json"
+        write_json(path, best)
     print(f"{path}: those of trial {best['trial']}, validation loss {best['validation_loss']:.4f}")
     print(f"python {args.stage}.py {shlex.join(given)} --hyperparameters {shlex.quote(str(path))}")
 

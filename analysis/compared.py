@@ -29,7 +29,7 @@ class Evaluated:
     parts: dict  # (fold, target) -> labels (n,), rated training rows, rated test rows
     models: dict  # Model -> target -> scores.PREDICTIONS
     notes: list[str]
-    args: argparse.Namespace  # bootstrap, permutations, seed, details, json, report
+    args: argparse.Namespace  # of evaluate.py
     summaries: dict = field(default_factory=dict)  # Model -> target -> `summarise`
     tests: dict = field(default_factory=dict)  # title -> comparisons
     protocols: list = field(default_factory=list)  # differences from other runs
@@ -144,7 +144,7 @@ class Evaluated:
 def evaluate(run: Run, args: argparse.Namespace) -> Evaluated:
     """Read the predictions of a run and score every model; ValueError where there are none, or they do not fit it."""
     parts = reading.rated_parts(run)
-    models, notes = reading.read_models(run, parts)
+    models, notes = reading.read_models(run, parts, args.skip_stale)
     if not models:
         raise ValueError("; ".join([f"{run.folder}: no predictions yet; run finetune.py and fuse.py first", *notes]))
     targets = {target for of_target in models.values() for target in of_target}

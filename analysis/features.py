@@ -157,15 +157,10 @@ def amigos_gsr_features(gsr: np.ndarray, rate: float) -> tuple[np.ndarray, list[
         return np.full(len(names), np.nan), names
     slope = np.diff(sp.sosfiltfilt(sp.butter(2, GSR_EDGES[-1], fs=rate, output="sos"), gsr)) * rate
     falls, rises = slope < 0, slope > 0
-    starts = np.count_nonzero(rises & np.r_[True, ~rises[:-1]])
-    values = [
-        gsr.mean(),
-        slope.mean(),
-        slope[falls].mean() if falls.any() else 0.0,
-        falls.mean(),
-        np.count_nonzero(falls[:-1] & rises[1:]) / len(gsr) * rate,
-        np.count_nonzero(rises) / rate / max(starts, 1),
-    ]
+    falling = slope[falls].mean() if falls.any() else 0.0
+    minima = np.count_nonzero(falls[:-1] & rises[1:]) / len(gsr) * rate
+    rise_time = np.count_nonzero(rises) / rate / max(np.count_nonzero(rises & np.r_[True, ~rises[:-1]]), 1)
+    values = [gsr.mean(), slope.mean(), falling, falls.mean(), minima, rise_time]
     return np.concatenate([values, band_powers(gsr, rate, zip(GSR_EDGES, GSR_EDGES[1:]), SLOW_SECONDS)]), names
 
 

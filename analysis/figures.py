@@ -4,7 +4,6 @@ Every drawing function returns a matplotlib Figure as wide as one column of prin
 tell its colours apart (Okabe and Ito), and readers of a grey copy its markers and line styles."""
 
 import io
-import textwrap
 
 import matplotlib
 import numpy as np
@@ -26,10 +25,8 @@ STYLE = {
     **{"axes.titlelocation": "left", "axes.linewidth": 0.6, "lines.linewidth": 1.0, "lines.markersize": 3.5},
     "text.parse_math": False,  # a $ in the name of a subject is a $
 }
-LOOKS = {  # family, or where its weights start -> colour and marker of a model
-    **{"pretrained": (BLUE, "o"), "random": (VERMILLION, "s")},
-    **{"classical": (GREEN, "^"), "amigos": (BLACK, "x")},
-}
+# Family, or where its weights start -> colour and marker of a model.
+LOOKS = {"pretrained": (BLUE, "o"), "random": (VERMILLION, "s"), "classical": (GREEN, "^"), "amigos": (BLACK, "x")}
 
 
 def examples(said: dict[str, np.ndarray]) -> dict[str, tuple[int | None, int, int]]:
@@ -125,9 +122,9 @@ def draw_segment(data: Segments, row: int, target: str, said: dict[Model, tuple[
     single = {model.modalities[0]: verdict(model, said[model]) for model in said if len(model.modalities) == 1}
     fused = [verdict(model, said[model]) for model in said if len(model.modalities) > 1]
     figure = Figure((WIDTH, 0.8 + 0.95 * len(plots)), layout="constrained")
-    place = f"{one['subject']}, trial {one['trial']}, {one['start']:g} to {one['start'] + len(seconds) / rate:g} s"
+    place = f"Segment {row}, {one['start']:g} to {one['start'] + len(seconds) / rate:g} s"
     truth = f"Rated {('low', 'high')[next(iter(said.values()))[0]]} {target}"
-    figure.suptitle("\n".join([*textwrap.wrap(place, 44), truth, *fused]), x=0.01, horizontalalignment="left")
+    figure.suptitle("\n".join([place, truth, *fused]), x=0.01, horizontalalignment="left")
     stack = figure.subplots(len(plots), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (modality, channel) in zip(stack, plots):
         axes.plot(seconds, data.signals[modality][row, channel], color=BLACK, linewidth=0.6)

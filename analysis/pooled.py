@@ -9,7 +9,6 @@ from tqdm import tqdm
 
 from analysis import reading, scores
 from analysis.tables import HEADS, SHOWN, number, p_value, span
-from protocol.records import Model
 
 APART = 10**6  # between the numbers of people, trials and folds of two runs
 DRAWS, EXCHANGES = 2000, 9999  # of people and of models, as evaluate.py has them
@@ -73,30 +72,25 @@ def cells(pair: tuple, score: str, ratio: float, same_people: bool) -> list[str]
     ]
 
 
-def without(model: Model) -> Model:
-    """The same model without pre-training."""
-    return replace(model, init="random")
-
-
 def run(flags: argparse.Namespace) -> None:
     """What pre-training gives: each model without and with it, over several runs of one design."""
     models, ratios = read(flags.run, flags.same_people)
+    without = {model: replace(model, init="random") for model in models[0] if model.init == "pretrained"}
     pairs = [
-        (model, target)
-        for model in (model for model in models[0] if model.init == "pretrained")
-        for target in models[0][model]
-        if all(target in own.get(each, {}) for own in models for each in (model, without(model)))
+        (target, *pair)
+        for pair in without.items()
+        for target in models[0][pair[0]]
+        if all(target in own.get(each, {}) for own in models for each in pair)
     ]
     if not pairs:
         raise ValueError("--run: no model with and without pre-training in all of these runs; run finetune.py first")
     print(f"Of {len(flags.run)} runs: {' '.join(map(str, flags.run))}\n")
     print("| | score | random (each run) | pre-trained (each run) | difference [people] | P corrected | P people |")
     print("|---|---|---|---|---|---|---|")
-    for model, target in tqdm(pairs, unit="model", disable=None, leave=False):
-        pair = list(zip(*(scores.paired(own[without(model)][target], own[model][target]) for own in models)))
+    for target, model, random in tqdm(pairs, unit="model", disable=None, leave=False):
+        pair = list(zip(*(scores.paired(own[random][target], own[model][target]) for own in models)))
         if not all(len(each) for each in pair[0]):
-            labels = f"{model.label} and {without(model).label}"
-            raise ValueError(f"--run: no fold that both {labels} predict; run finetune.py")
+            raise ValueError(f"--run: no fold that both {model.label} and {random.label} predict; run finetune.py")
         for score in SHOWN:
             line = [f"{model.label}, {target}", HEADS[score], *cells(pair, score, ratios[target], flags.same_people)]
             tqdm.write(f"| {' | '.join(line)} |")

@@ -1,7 +1,6 @@
 """The tables and pictures of one run or several as one web page, report.html, that needs nothing but itself."""
 
 import base64
-import json
 from html import escape
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from analysis import figures, tables
 from analysis.compared import Evaluated
 from analysis.reading import PRIORS
 from common.files import write_atomically
-from protocol.records import TO_BEAT, WATCHED, Model
+from protocol.records import Model, read_log
 from protocol.run import Run
 
 OVERVIEW, SEGMENTS, LOSSES = "Macro F1 of every model", "Segments and what the models said", "Losses"
@@ -56,28 +55,11 @@ def read_logs(run: Run) -> dict[str, dict[str, dict[int, list[dict]]]]:
     return dict(sorted(logs.items(), key=lambda item: (item[0] != "pretrain", item[0])))
 
 
-def read_log(path: Path) -> list[dict]:
-    """The lines of one log; ValueError where one is not one that a training wrote."""
-    keys, lines = ("epoch", "train_loss", "validation_loss"), []
-    more = {"to_beat": TO_BEAT, "watch": WATCHED} if path.name == "pretrain.jsonl" else {}
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        try:
-            content = json.loads(line)
-            lines.append({key: float(content[key]) for key in keys})
-            for key, names in more.items():
-                lines[-1][key] = {name: float(content[key][name]) for name in names}
-        except (ValueError, TypeError, KeyError):
-            wanted = ", ".join([*keys, *more])
-            raise ValueError(f"{path}: line {number}: expected JSON with {wanted}, found {line[:40]!r}; remove the log")
-    return lines
-
-
 def pictures(evaluated: Evaluated):
     """Yield (section, file name, Figure, what is to be seen, caption) of one run, and None for the Figure where there
     is only something to say."""
     found = {target: overview(evaluated, target) for target in evaluated.targets}
-    found = {target: (lines, priors) for target, (lines, priors) in found.items() if lines}
-    if found:
+    if found := {target: (lines, priors) for target, (lines, priors) in found.items() if lines}:
         alt, caption = f"{OVERVIEW}; the tables hold the numbers", "mean over folds. Lines across are priors."
         yield OVERVIEW, "overview", figures.draw_overview(found), alt, caption
     for target in evaluated.targets:
@@ -86,10 +68,8 @@ def pictures(evaluated: Evaluated):
         caption = f"{name}: each fold thin, the mean over folds thick."
         yield LOSSES, f"losses-{name}", figures.draw_losses(models, name), f"Losses of {name} by epoch", caption
         if name == "pretrain":
-            caption = (
-                "pretrain: the root mean square of weights, and how far the output of CLS and the mean of the tokens "
-                "differ between segments; mean over folds. What falls to a tenth is being erased."
-            )
+            caption = "pretrain: the root mean square of weights, and how far the output of CLS and the mean of the "
+            caption += "tokens differ between segments; mean over folds. What falls to a tenth is being erased."
             yield LOSSES, "watch-pretrain", figures.draw_watch(models), "Sizes of weights and outputs by epoch", caption
 
 
@@ -105,13 +85,13 @@ def segment_pictures(evaluated: Evaluated, target: str):
     found = {name: evaluated.models[model][target] for name, model in models.items()}
     for number, (wrong, (row, kind, tested)) in zip((3, 4), figures.examples(found).items()):
         right = models["eeg" if wrong == "ecg" else "ecg"].label
-        words = (
-            f"{target}, as in the paper's figure {number}: the {models[wrong].label} model wrong, the {right} model "
-            f"and the fused model right, in {kind} of {tested} test segments."
-        )
+        words = f"{target}, as in the paper's figure {number}: the {models[wrong].label} model wrong, "
+        words += f"the {right} model and the fused model right, in {kind} of {tested} test segments."
         figure, alt = None, ""
         if row is not None:
-            words += f" Of the {kind}, this is segment {row}, where even the least sure of the three is sure."
+            one = evaluated.run.data.table[row]
+            words += f" Of the {kind}, this is segment {row} (subject {one['subject']}, trial {one['trial']}), where "
+            words += "even the least sure of the three is sure."
             ones = {models[name]: each[each["segment"] == row][0] for name, each in found.items()}
             said = {model: (int(one["label"]), float(one["probability"])) for model, one in ones.items()}
             figure = figures.draw_segment(evaluated.run.data, row, target, said)

@@ -14,6 +14,7 @@ SCORES = ("accuracy", "f1", "balanced_accuracy", "auroc")
 CONFIDENCE = 0.95  # paper 5
 SIGNIFICANT, POWER = 0.05, 0.8
 BATCH = 500  # resamples at a time, to bound memory
+PAIRS = 32  # segments in a block whose pairs are looked at one by one
 
 # Test predictions of one model and target, one fold after the other, each by segment. Subjects and trials are numbers,
 # the same in all predictions that are compared; label: 1 high, 0 low; probability: of high.
@@ -27,11 +28,12 @@ def score_of(score: str, label: np.ndarray, probability: np.ndarray) -> float:
     that compare classes are NaN, and F1 is at most 0.5."""
     if score != "auroc":
         return from_confusion(score, *np.bincount(2 * label + (probability > 0.5), minlength=4))
-    try:
-        from sklearn.metrics import roc_auc_score
-    except ImportError as error:
-        raise ValueError("scikit-learn is missing, by which AUROC is computed; pip install scikit-learn") from error
-    return roc_auc_score(label, probability) if len(np.unique(label)) == 2 else np.nan
+    # By ranks, as Mann and Whitney count: scikit-learn takes a hundred times as long for the few segments of a subject.
+    high = int(np.sum(label))
+    pairs = high * (len(label) - high)
+    if pairs == 0:
+        return np.nan
+    return (stats.rankdata(probability)[np.asarray(label, bool)].sum() - high * (high + 1) / 2) / pairs
 
 
 def from_confusion(score: str, tn, fp, fn, tp) -> np.ndarray:
@@ -49,12 +51,15 @@ def from_confusion(score: str, tn, fp, fn, tp) -> np.ndarray:
 
 def per_subject(predictions: np.ndarray, names=None) -> dict:
     """subject -> its number of segments and its SCORES, over all folds that tested it; names: number -> name."""
-    found = {}
-    for subject in np.unique(predictions["subject"]).tolist():
-        own = predictions[predictions["subject"] == subject]
-        of_scores = {score: float(score_of(score, own["label"], own["probability"])) for score in SCORES}
-        found[subject if names is None else str(names[subject])] = {"segments": len(own), **of_scores}
-    return found
+    subjects, place = np.unique(predictions["subject"], return_inverse=True)
+    kind = 2 * predictions["label"] + (predictions["probability"] > 0.5)
+    counts = np.bincount(4 * place + kind, minlength=4 * len(subjects)).reshape(-1, 4)
+    parts = np.split(predictions[np.argsort(place, kind="stable")], np.cumsum(counts.sum(1))[:-1])
+    columns = {score: from_confusion(score, *counts.T) for score in SCORES if score != "auroc"}
+    columns["auroc"] = [score_of("auroc", part["label"], part["probability"]) for part in parts]
+    names = subjects.tolist() if names is None else map(str, names[subjects])
+    lines = zip(counts.sum(1).tolist(), *(np.array(columns[score]).tolist() for score in SCORES))
+    return {name: dict(zip(("segments", *SCORES), line)) for name, line in zip(names, lines)}
 
 
 def prior(train_label: np.ndarray, train_group: np.ndarray, test_group: np.ndarray) -> np.ndarray:
@@ -133,38 +138,60 @@ class Tally:
     def concordance(self) -> np.ndarray:
         """(K, S, S) pairs, within a fold, of a high segment of the first subject and a low one of the second whose
         probabilities are in the right order; a tie counts half. Computed at first use: accuracy and F1 do without."""
-        label, probability, one = self.predictions["label"], self.predictions["probability"], np.eye(self.shape[0])
-        found = []
+        label, probability, s = self.predictions["label"], self.predictions["probability"], self.shape[0]
+        found = np.zeros((self.shape[1], s, s))
         for fold in range(self.shape[1]):
-            high, low = (np.flatnonzero((self.fold == fold) & (label == kind)) for kind in (1, 0))
-            low = low[np.argsort(probability[low])]
-            below = np.concatenate([np.zeros((1, len(one))), np.cumsum(one[self.subject[low]], axis=0)])  # (low + 1, S)
-            left, right = (np.searchsorted(probability[low], probability[high], side) for side in ("left", "right"))
-            found.append(one[self.subject[high]].T @ (below[left] + below[right]) / 2)
-        return np.stack(found)
+            own = np.flatnonzero(self.fold == fold)
+            # Equal probabilities count half: once their low segments come first, once their high ones.
+            for ties in (label, -label):
+                order = own[np.lexsort((ties[own], probability[own]))]
+                found[fold] += pairs_in_order(self.subject[order], label[order] == 1, s) / 2
+        return found
+
+    @functools.cached_property
+    def doubled(self) -> tuple[np.ndarray, float]:
+        """Twice the concordance, in whole numbers as float32, and the largest sum of a column."""
+        return (2 * self.concordance).astype(np.float32), 2 * self.concordance.sum(1).max()
 
     def mean(self, score: str, weights: np.ndarray) -> np.ndarray:
         """(N,) means over folds of `score`, with each subject counted `weights` (N, S) times, and a fold by how much of
         it was drawn; without the folds in which the drawn subjects leave the score undefined, NaN if none is left."""
-        batches = np.array_split(weights, -(-len(weights) // BATCH))
-        return np.concatenate([self._mean(score, batch) for batch in batches])
-
-    def _mean(self, score: str, weights: np.ndarray) -> np.ndarray:
-        counts = np.tensordot(weights, self.confusion, 1)  # (N, K, 4)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            value = self._auroc(weights) if score == "auroc" else from_confusion(score, *counts.T).T
-            share = np.where(np.isnan(value), 0.0, counts.sum(-1) / self.confusion.sum((0, 2)))
-            return (np.nan_to_num(value) * share).sum(-1) / share.sum(-1)
+        means = []
+        for batch in np.array_split(weights, -(-len(weights) // BATCH)):
+            counts = np.tensordot(batch, self.confusion, 1)  # (N, K, 4)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                value = self._auroc(batch) if score == "auroc" else from_confusion(score, *counts.T).T
+                share = np.where(np.isnan(value), 0.0, counts.sum(-1) / self.confusion.sum((0, 2)))
+                means.append((np.nan_to_num(value) * share).sum(-1) / share.sum(-1))
+        return np.concatenate(means)
 
     def _auroc(self, weights: np.ndarray) -> np.ndarray:
         """(N, K) AUROC. Pairs of two draws of one subject are left out, for the data hold no such pairs."""
         low, high = self.confusion[..., :2].sum(-1), self.confusion[..., 2:].sum(-1)  # (S, K)
         own = np.diagonal(self.concordance, axis1=1, axis2=2)  # (K, S)
-        twice = weights**2 - weights
-        right_order = np.einsum("kns,ns->nk", weights @ self.concordance, weights) - twice @ own.T
+        twice, (doubled, most) = weights**2 - weights, self.doubled
+        # Whole numbers below 2^24 are exact in float32, too, in which products take half the time.
+        exact = weights.max() * most < 2**24
+        product = weights.astype(np.float32) @ doubled / 2 if exact else weights @ self.concordance
+        right_order = np.einsum("kns,ns->nk", product, weights) - twice @ own.T
         return right_order / ((weights @ low) * (weights @ high) - twice @ (low * high))
 
 
+def pairs_in_order(subject: np.ndarray, high: np.ndarray, s: int) -> np.ndarray:
+    """(S, S) how often a high segment of the first subject comes after a low one of the second; subject, high: (n,).
+    Between blocks of segments, a product of their counts says so; within a block, all pairs are looked at."""
+    block = np.arange(len(subject)) // PAIRS
+    place, size = block * s + subject, (block[-1] + 1) * s
+    highs, lows = (np.bincount(place[kind], minlength=size).reshape(-1, s).astype(float) for kind in (high, ~high))
+    within = []
+    for apart in range(1, PAIRS):
+        one = np.flatnonzero(high[apart:] & ~high[:-apart] & (block[apart:] == block[:-apart]))
+        within.append(subject[one + apart] * s + subject[one])
+    near = np.bincount(np.concatenate(within), minlength=s * s).reshape(s, s)
+    return near + highs.T @ (np.cumsum(lows, axis=0) - lows)
+
+
+@functools.lru_cache(maxsize=4)
 def draws(subjects: int, n: int, seed: int) -> np.ndarray:
     """(n, S) how often each of S subjects is drawn when S are drawn with replacement."""
     return np.random.default_rng(seed).multinomial(subjects, np.full(subjects, 1 / subjects), n).astype(float)
@@ -225,15 +252,9 @@ def sign_flip(first: np.ndarray, second: np.ndarray, score: str, permutations: i
         np.put_along_axis(weights, chosen, 1.0, -1)
         return tally.mean(score, weights.reshape(-1, 2 * s)).reshape(chosen.shape[:-1])
 
-    test = stats.permutation_test(
-        (np.arange(s), np.arange(s, 2 * s)),
-        lambda one, other, axis: mean(one) - mean(other),
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=permutations,
-        batch=BATCH,
-        rng=np.random.default_rng(seed),
-    )
+    models, random = (np.arange(s), np.arange(s, 2 * s)), np.random.default_rng(seed)
+    how = {"permutation_type": "samples", "vectorized": True, "n_resamples": permutations, "batch": BATCH}
+    test = stats.permutation_test(models, lambda one, other, axis: mean(one) - mean(other), rng=random, **how)
     return float(test.pvalue)
 
 
@@ -244,19 +265,15 @@ def auroc_null(predictions: np.ndarray, permutations: int, seed: int) -> np.ndar
     folds, fold = np.unique(predictions["fold"], return_inverse=True)
     ranks = order(predictions)
     trials, first, trial = np.unique(predictions[["subject", "trial"]], return_index=True, return_inverse=True)
-    trial = trial.reshape(-1)
     place, size = trial * len(folds) + fold, len(trials) * len(folds)
-    rank_sums, counts = (
-        np.bincount(place, weights=each, minlength=size).reshape(len(trials), -1) for each in (ranks, ranks > 0)
-    )
-    high = np.empty((permutations, len(trials)))
+    rank_sums, counts = (np.bincount(place, each, size).reshape(len(trials), -1) for each in (ranks, ranks > 0))
+    n_high, sums = np.zeros((2, permutations, len(folds)))
     for subject in np.unique(trials["subject"]):
         own = trials["subject"] == subject
-        labels = np.tile(predictions["label"][first[own]], (permutations, 1))
-        high[:, own] = random.permuted(labels, axis=1)
-    n_high = high @ counts
+        high = random.permuted(np.tile(predictions["label"][first[own]], (permutations, 1)), axis=1).astype(float)
+        n_high, sums = n_high + high @ counts[own], sums + high @ rank_sums[own]
     with np.errstate(divide="ignore", invalid="ignore"):
-        auroc = (high @ rank_sums - n_high * (n_high + 1) / 2) / (n_high * (counts.sum(0) - n_high))
+        auroc = (sums - n_high * (n_high + 1) / 2) / (n_high * (counts.sum(0) - n_high))
         defined = np.isfinite(auroc)
         return np.where(defined, auroc, 0).sum(-1) / defined.sum(-1)
 
@@ -315,7 +332,7 @@ def summarise(predictions: np.ndarray, n_folds: int, ratio: float, resamples: in
 
 def paired(first: np.ndarray, second: np.ndarray) -> list[np.ndarray]:
     """The predictions of two models in the folds that both have, in one order; ValueError if of other segments."""
-    both = [np.sort(each, order=["fold", "segment"]) for each in in_common([first, second])]
+    both = [each[np.lexsort((each["segment"], each["fold"]))] for each in in_common([first, second])]
     if not np.array_equal(*(each[["fold", "segment", "label"]] for each in both)):
         raise ValueError("expected predictions of the same segments in the same folds, found others")
     return both

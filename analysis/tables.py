@@ -118,13 +118,10 @@ def tests_table(evaluated: Evaluated, title: str, pairs, of_scores) -> list[dict
         few = f" ({len(each['folds'])}/{n_folds})" * (len(each["folds"]) < n_folds)
         p_values = [p_value(each[f"{test}_holm"]) for test in TESTS]
         lines.append([pair, score, difference(each) + few, *p_values, verdict(each)])
-    notes = [
-        "Difference [low, high by drawing subjects]. Two-tailed P, Holm's over the lines of this table: paired t over "
-        "folds (the paper's, assumed; too small, for folds share data), corrected t, exchange of the two models within "
-        "subjects.",
-        DETECTABLE,
-        COVERAGE,
-    ]
+    note = "Difference [low, high by drawing subjects]. Two-tailed P, Holm's over the lines of this table: "
+    note += "paired t over folds (the paper's, assumed; too small, for folds share data), corrected t, "
+    note += "exchange of the two models within subjects."
+    notes = [note, DETECTABLE, COVERAGE]
     head = ["", "Score", "Difference", "P t", "P corr", "P subj", "Verdict"]
     return [table_of(titled(evaluated, title), head, lines, notes, details=True)] if lines else []
 
@@ -165,10 +162,9 @@ def paper_tables(evaluated: Evaluated) -> list[dict]:
         notes = ["Mean over folds ± half-width of the 95 % t-interval (paper 5)."]
         if evaluated.is_amigos:
             title += PAPER_OURS
-            notes.append(
-                f"Ours is split by {evaluated.run.settings['split']}; the paper does not say by what it split. It "
-                f"gives P < {paper.PUBLISHED_P[place]:g} for these differences, by a test that it does not name."
-            )
+            ours = f"Ours is split by {evaluated.run.settings['split']}; the paper does not say by what it split."
+            given = f"It gives P < {paper.PUBLISHED_P[place]:g} for these differences, by a test that it does not name."
+            notes.append(f"{ours} {given}")
         tests = tests_table(evaluated, f"Table {place}: differences", pairs, PAPER_SCORES)
         # The differences of F1 in words, for the table of tests is shown only where it is asked for.
         for table in tests:
@@ -209,22 +205,11 @@ def baseline_table(evaluated: Evaluated) -> list[dict]:
 def beside_tables(evaluated: Evaluated, of_scores) -> list[dict]:
     """Every model beside the priors and the classical models; one table a score, with all intervals."""
     fill = functools.partial(cell, intervals=("interval", "corrected", "bootstrap"))
-    note = (
-        "Mean over folds ±t ±corrected t [low, high by drawing subjects], all 95 %. Priors: mean of the training "
-        "labels of all, of the subject, of the video."
-    )
+    note = "Mean over folds ±t ±corrected t [low, high by drawing subjects], all 95 %. "
+    note += "Priors: mean of the training labels of all, of the subject, of the video."
     titles = {score: f"Beside every model: {SCORE_NAMES[score]}" for score in of_scores}
     models = [*PRIORS, *evaluated.main]
     return [lines_table(evaluated, title, models, (score,), [note, COVERAGE], fill) for score, title in titles.items()]
-
-
-def beside_tests(evaluated: Evaluated) -> list[dict]:
-    """The tests of each single and fused model, or of the one without pre-training, against priors and classical."""
-    pairs = []
-    for model in evaluated.bases:
-        shown = model if model in evaluated.models else replace(model, init="random")
-        pairs += [(shown, other) for other in (*PRIORS, evaluated.baseline("classical", model))]
-    return tests_table(evaluated, "Beside every model: differences", pairs, ("f1",))
 
 
 def control_tables(evaluated: Evaluated) -> list[dict]:
@@ -239,15 +224,13 @@ def control_tables(evaluated: Evaluated) -> list[dict]:
     bases = [replace(base, label_fraction=share) for base in evaluated.bases for share in shares if shares != [1.0]]
     share_pairs = [(base, replace(base, init="random")) for base in bases]
     scarce = [model for pair in share_pairs for model in reversed(pair)]
-    for model in controls:
-        if model.label_fraction < 1 and not model.tested_on:
-            scarce += [replace(model, label_fraction=1.0), model]
-    elsewhere = [model for model in controls if model.tested_on]
+    for model in (model for model in controls if model.label_fraction < 1 and not model.tested_on):
+        scarce += [replace(model, label_fraction=1.0), model]
     layout = {  # title -> models, pairs whose difference is tested, notes
         "Fusion rules": ([fused] * bool(rules) + rules, [(fused, rule) for rule in rules], [FUSION_RULES]),
         "Frozen encoders": (frozen, frozen_pairs, []),
         "Scarce labels": (scarce, share_pairs, []),
-        "Other people": (elsewhere, [], [OTHER_SET]),
+        "Other people": ([model for model in controls if model.tested_on], [], [OTHER_SET]),
     }
     found = []
     for title, (models, pairs, notes) in layout.items():
@@ -267,8 +250,7 @@ def null_table(evaluated: Evaluated) -> list[dict]:
         for target, predictions in evaluated.models[model].items():
             observed = evaluated.summaries[model][target]["auroc"]["mean"]
             if model.shuffle_labels:
-                by_fold = scores.by_fold(predictions, "auroc")
-                null = scores.direction_null(by_fold, *args)
+                null = scores.direction_null(scores.by_fold(predictions, "auroc"), *args)
                 p = float(np.mean(np.abs(null - 0.5) >= abs(observed - 0.5) - 1e-12)) if len(null) else np.nan
                 p = max(p, 1 / (len(null) + 1))  # of random ways, the observed one is one more
             else:
@@ -294,10 +276,8 @@ def null_table(evaluated: Evaluated) -> list[dict]:
 def protocol_tables(first: Evaluated, second: Evaluated) -> list[dict]:
     """Two runs of the same data side by side and the difference, its interval by drawing the same subjects for both."""
     names = [f"{each.run.folder} ({each.run.settings['split']})" for each in (first, second)]
-    notes = [
-        "Difference [low, high by drawing subjects, 95 %]. n.s.: not significant, for the interval holds 0. Runs with "
-        "the same folds are compared over those that both have."
-    ]
+    note = "Difference [low, high by drawing subjects, 95 %]. n.s.: not significant, for the interval holds 0. "
+    note += "Runs with the same folds are compared over those that both have."
     parts, tables = ("1st", "2nd", "1st - 2nd"), []
     head = ["", *(f"{target[:2].capitalize()}. {part}" for target in first.targets for part in parts)]
     for score in SHOWN:
@@ -310,7 +290,7 @@ def protocol_tables(first: Evaluated, second: Evaluated) -> list[dict]:
                 low, high = found["bootstrap"] if found else (np.nan, np.nan)
                 lines[-1].append((difference(found) if found else UNDEFINED) + " n.s." * (low <= 0 <= high))
         title = f"Protocols side by side, {SCORE_NAMES[score]}: 1st {names[0]}, 2nd {names[1]}"
-        tables.append(table_of(title, head, lines, notes))
+        tables.append(table_of(title, head, lines, [note]))
     return tables
 
 
@@ -322,8 +302,12 @@ def all_tables(runs: list[Evaluated]) -> list[dict]:
     for each in runs:
         found += paper_tables(each) + baseline_table(each) + beside_tables(each, ("f1",))
         if each.details:
-            more = beside_tables(each, ("auroc",)) + beside_tests(each) + control_tables(each) + null_table(each)
-            more += beside_tables(each, ("accuracy", "balanced_accuracy"))
+            # Each single and fused model, or the one without pre-training, is tested against priors and classical ones.
+            shown = [base if base in each.models else replace(base, init="random") for base in each.bases]
+            pairs = [(model, other) for model in shown for other in (*PRIORS, each.baseline("classical", model))]
+            more = beside_tables(each, ("auroc",))
+            more += tests_table(each, "Beside every model: differences", pairs, ("f1",))
+            more += control_tables(each) + null_table(each) + beside_tables(each, ("accuracy", "balanced_accuracy"))
             found += [{**table, "details": True} for table in more]
     return found
 

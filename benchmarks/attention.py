@@ -14,12 +14,9 @@ import paper
 from common.script import positive
 from kernels.attention import attention
 
-BACKENDS = {
-    "flash": SDPBackend.FLASH_ATTENTION,
-    "cudnn": SDPBackend.CUDNN_ATTENTION,
-    "efficient": SDPBackend.EFFICIENT_ATTENTION,
-    "math": SDPBackend.MATH,
-}
+BACKENDS = {"flash": "FLASH_ATTENTION", "cudnn": "CUDNN_ATTENTION", "efficient": "EFFICIENT_ATTENTION", "math": "MATH"}
+TOKENS = paper.POINTS + 1  # of a sample: CLS is one
+DROPOUTS = (0.0, 0.1, 0.125)  # none, the paper's, and one that is a multiple of 1/16
 HEADS, HEAD_SIZE = paper.NETWORK["heads"][0], paper.NETWORK["cnn_channels"][0][-1] // paper.NETWORK["heads"][0]
 
 
@@ -58,15 +55,15 @@ def measure(flags, batch, p) -> dict:
     """Return {rival: (microseconds of the forward pass, of both passes), medians, or why it failed}."""
     device = flags.device
     # Views of one packed projection, as a Transformer makes them.
-    packed = torch.randn(batch, flags.tokens, 3, HEADS, HEAD_SIZE, device=device).bfloat16().transpose(1, 3)
-    gradient = torch.randn(batch, flags.tokens, HEADS, HEAD_SIZE, device=device).bfloat16().transpose(1, 2)
+    packed = torch.randn(batch, TOKENS, 3, HEADS, HEAD_SIZE, device=device).bfloat16().transpose(1, 3)
+    gradient = torch.randn(batch, TOKENS, HEADS, HEAD_SIZE, device=device).bfloat16().transpose(1, 2)
     q, k, v = (x.requires_grad_() for x in packed.unbind(2))
     seed = torch.randint(2**62, (batch,), device=device)
 
     def output(name):
         if name == "ours":
             return attention(q, k, v, p, seed)
-        with sdpa_kernel(BACKENDS[name]):
+        with sdpa_kernel(getattr(SDPBackend, BACKENDS[name])):
             return scaled_dot_product_attention(q, k, v, dropout_p=p)
 
     def both(name):
@@ -95,13 +92,13 @@ def run(flags):
     warnings.filterwarnings("ignore", message=".*kernel|.*attention", category=UserWarning)
     device = torch.cuda.get_device_name() if flags.device == "cuda" else "CPU"
     print(f"{device}, torch {torch.__version__}, cuDNN {torch.backends.cudnn.version()}")
-    print(f"{flags.tokens} tokens, {HEADS} heads of {HEAD_SIZE}, bfloat16; medians of {flags.repeats}")
+    print(f"{TOKENS} tokens, {HEADS} heads of {HEAD_SIZE}, bfloat16; medians of {flags.repeats}")
     print("| batch | p | | forward us | backward us | both us | forward TFLOP/s | backward | both | both / ours |")
     print("|---|---|---|---|---|---|---|---|---|---|")
-    for batch, p in itertools.product(flags.batches, flags.dropouts):
+    for batch, p in itertools.product(flags.batches, DROPOUTS):
         found = measure(flags, batch, p)
         # FLOPs, forward: two products, Q K^T and P V. The backward pass counts 2.5 times, as is usual.
-        flops = 4 * flags.tokens**2 * HEAD_SIZE * HEADS * batch
+        flops = 4 * TOKENS**2 * HEAD_SIZE * HEADS * batch
         for name, times in found.items():
             start = f"| {batch} | {p} | {name} |"
             if isinstance(times, str):
@@ -119,8 +116,5 @@ def add_flags(part) -> None:
     """Add the flags of this part."""
     count = positive(int)
     part.add_argument("--batches", type=count, nargs="+", default=[1, 16, 64, 256], help="samples (default: 1 to 256)")
-    drawn = "dropout probabilities (default: 0, the paper's, and one that is a multiple of 1/16)"
-    part.add_argument("--dropouts", type=float, nargs="+", default=[0.0, 0.1, 0.125], help=drawn)
-    part.add_argument("--tokens", type=count, default=1281, help="tokens a sample (default: %(default)s)")
     part.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="device (default: %(default)s)")
     part.add_argument("--repeats", type=count, default=15, help="rounds (default: %(default)s)")

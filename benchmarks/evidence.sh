@@ -4,7 +4,7 @@
 #   bash benchmarks/evidence.sh simulated|eegmat|cinc2017|transfer SEED [SUFFIX FLAG ...]
 #
 # SUFFIX and flags: a variant, pre-trained with further flags, in runs of that suffix. NORM: the --encoder-norm of all.
-# simulated  EEG of 12 rated and 24 unrated people: each share of the labels, fine-tuned and frozen, without and with
+# simulated  EEG (or MODALITY) of 12 rated and 24 unrated people: each share of the labels, fine-tuned and frozen, without and with
 #            pre-training on all of them but the held out
 # eegmat     rest against mental arithmetic; the recordings are at EEGMAT, those for pre-training at EEGMMIDB
 # cinc2017   77 hours of ECG, at CINC2017: pre-training on four fifths, atrial fibrillation (as "arousal") in the rest
@@ -60,19 +60,20 @@ both_pools() { # modality, fold, flags: a frozen encoder under a classifier of C
 trap 'trap - INT TERM; kill 0' INT TERM
 case $set_name in
 simulated)
-    signals=${signals/evidence/evidence/seed$seed}
-    $python prepare_data.py --dataset simulated --raw "raw/evidence/seed$seed" $signals --modalities eeg \
+    modality=${MODALITY:-eeg}
+    signals=${signals/evidence/evidence/$modality-seed$seed}
+    $python prepare_data.py --dataset simulated --raw "raw/evidence/seed$seed" $signals --modalities $modality \
         --seed "$seed" --subjects 12 --unrated-subjects 24 --videos 8 --seconds 50
-    run="--data data/evidence/seed$seed/simulated --split subject --n-folds 4 --fold-seed $seed --seed $seed"
+    run="--data data/evidence/$modality-seed$seed/simulated --split subject --n-folds 4 --fold-seed $seed --seed $seed"
     # The fewer the labels, the fewer the steps of an epoch.
     declare -A epochs=([1]=20 [0.3]=40 [0.1]=80) epochs_frozen=([1]=12 [0.3]=20 [0.1]=40)
     for fold in 0 1 2 3; do
-        pretrain eeg $fold 15
+        pretrain $modality $fold 15
         for init in "${inits[@]}"; do
             for fraction in 1 0.3 0.1; do
                 flags="--label-fraction $fraction $init"
-                both_pools eeg $fold --lr 1e-3 --epochs ${epochs_frozen[$fraction]} $flags
-                finetune eeg $fold --run "$runs" --lr 3e-4 --epochs ${epochs[$fraction]} $flags
+                both_pools $modality $fold --lr 1e-3 --epochs ${epochs_frozen[$fraction]} $flags
+                finetune $modality $fold --run "$runs" --lr 3e-4 --epochs ${epochs[$fraction]} $flags
             done
         done
     done

@@ -120,11 +120,8 @@ def run(flags):
     if not paths:
         raise FileNotFoundError(f"{flags.raw}: no file of {dataset} below it; prepare_data.py --list has their names")
     theirs = [f"MNE {mne.__version__}", f"MNE {mne.__version__}, our ends"]
-    rivals = {
-        "ours": prepare_ours,
-        theirs[0]: partial(prepare_mne, same_ends=False),
-        theirs[1]: partial(prepare_mne, same_ends=True),
-    }
+    own_ends, our_ends = (partial(prepare_mne, same_ends=same) for same in (False, True))
+    rivals = {"ours": prepare_ours, theirs[0]: own_ends, theirs[1]: our_ends}
     seconds = {name: [] for name in rivals}
     with threadpool_limits(1):
         difference = largest_difference(paths, dataset)

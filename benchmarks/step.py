@@ -1,9 +1,11 @@
 """This part measures a training step of the paper's EEG network: ours against PyTorch's, each in its own process."""
 
 import multiprocessing
+import os
 import re
 import statistics
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
@@ -69,8 +71,7 @@ class Noise:
 
     def __init__(self, batch_size, device, seed=0):
         self.generator = torch.Generator().manual_seed(seed)
-        shape = batch_size, CHANNELS, paper.POINTS
-        self.signals = torch.randn(shape, generator=self.generator).to(device)
+        self.signals = torch.randn((batch_size, CHANNELS, paper.POINTS), generator=self.generator).to(device)
         self.labels = (torch.rand(batch_size, generator=self.generator) < 0.5).float().to(device)
 
     def loss(self, model, task):
@@ -142,8 +143,39 @@ def measure(task, flags):
     return found
 
 
+def small(steps):
+    """Pre-train a small network, in a process of its own; return samples a second."""
+    sizes = {"cnn_kernels": [33, 17, 9], "cnn_channels": [16, 32, 32], "layers": 1, "heads": 1, "ffn": 64}
+    model = SingleModalityModel(CHANNELS, **sizes, dropout=0.0, encoder_norm="output", mvp_hidden=[128]).train()
+    optimizer, noise = torch.optim.AdamW(model.parameters(), 1e-4, fused=True), Noise(8, "cpu")
+    for step in range(-5, steps):
+        if step == 0:
+            start = time.perf_counter()
+        noise.loss(model, "pre-training").backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return 8 * steps / (time.perf_counter() - start)
+
+
+def side_by_side(flags):
+    """Print samples a second of a small network alone and of two at once, in turns, with threads that wait as long as
+    by default, and as in our scripts."""
+    found = {(spins, count): [] for spins in ("300000", "1000") for count in (1, 2)}
+    for _ in tqdm(range(flags.repeats), unit="round", desc="side by side", disable=None):
+        for (spins, count), rates in found.items():
+            os.environ["GOMP_SPINCOUNT"] = spins
+            with ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as pool:
+                rates.append(sum(pool.map(small, [flags.steps] * count)))
+    print(f"{os.cpu_count()} cores, {torch.get_num_threads()} threads each, medians of {flags.repeats}")
+    print("| GOMP_SPINCOUNT | at once | samples/s of all |\n|---|---|---|")
+    for (spins, count), rates in found.items():
+        print(f"| {spins} | {count} | {statistics.median(rates):.0f} |")
+
+
 def run(flags):
     """A training step of the paper's network, ours, stock PyTorch's and the same compiled, in turns."""
+    if flags.side_by_side:
+        return side_by_side(flags)
     flags.sides = list(dict.fromkeys(["ours", *flags.sides]))
     head = "{device}, {precision}, batch {batch_size}, {threads} threads, allocator {allocator}, medians of {repeats}"
     print(head.format(**vars(flags)) + f", torch {torch.__version__}")
@@ -165,14 +197,15 @@ def run(flags):
 
 def add_flags(part) -> None:
     """Add the flags of this part."""
-    count = positive(int)
-    part.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="device (default: %(default)s)")
-    part.add_argument("--batch-size", type=count, default=64, help="segments a step (default: %(default)s)")
-    precision = "bf16 is autocast (default: %(default)s)"
-    part.add_argument("--precision", choices=("fp32", "bf16"), default="bf16", help=precision)
-    part.add_argument("--sides", choices=SIDES, nargs="+", default=SIDES, help="beside ours (default: both)")
+    add, count = part.add_argument, positive(int)
+    add("--device", choices=("cuda", "cpu"), default="cuda", help="device (default: %(default)s)")
+    add("--batch-size", type=count, default=64, help="segments a step (default: %(default)s)")
+    add("--precision", choices=("fp32", "bf16"), default="bf16", help="bf16 is autocast (default: %(default)s)")
+    add("--sides", choices=SIDES, nargs="+", default=SIDES, help="beside ours (default: both)")
     allocator = "CPU memory: only ours is kept for the next step, or that of all (default: %(default)s)"
-    part.add_argument("--allocator", choices=("default", "same"), default="default", help=allocator)
-    part.add_argument("--threads", type=count, default=torch.get_num_threads(), help="CPU threads (default: all)")
-    part.add_argument("--steps", type=count, default=1, help="steps a turn (default: %(default)s)")
-    part.add_argument("--repeats", type=count, default=5, help="turns of each side (default: %(default)s)")
+    add("--allocator", choices=("default", "same"), default="default", help=allocator)
+    add("--threads", type=count, default=torch.get_num_threads(), help="CPU threads (default: all)")
+    add("--steps", type=count, default=1, help="steps a turn (default: %(default)s)")
+    what = "instead: a small network alone and two at once on the CPU, where threads wait long, and as ours do"
+    add("--side-by-side", action="store_true", help=what)
+    add("--repeats", type=count, default=5, help="turns of each side (default: %(default)s)")

@@ -1,7 +1,6 @@
 """What every script shares: its flags and their help, its error lines and its exit codes.
 
-Bad input ends in one line on stderr and exit code 2, Ctrl-C in 130; a traceback is a bug of ours.
-"""
+Bad input ends in one line on stderr and exit code 2, Ctrl-C in 130; a traceback is a bug of ours."""
 
 import argparse
 import json
@@ -13,8 +12,9 @@ from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
 
-from paper import CHOICES, MODALITIES, STAGES, TARGETS
+from paper import CHOICES, MODALITIES, STAGES
 
+FOLD = ("fold", "split", "n_folds", "fold_seed", "validation_parts")  # which segments are tested
 BELOW_ONE = ("dropout", "classifier_dropout", "fusion_dropout", "mask_probability", "beta1", "beta2")
 MAY_BE_ZERO = ("dropout", "classifier_dropout", "fusion_dropout", "weight_decay", "warmup_epochs", "beta1", "beta2")
 
@@ -24,6 +24,7 @@ def run(main, together=None) -> None:
 
     together: the context of several processes that train one model; without it, the script refuses to be one of them.
     """
+    sys.stdout, sys.stderr = (each or open(os.devnull, "w") for each in (sys.stdout, sys.stderr))  # where one is closed
     if isinstance(sys.stdout, TextIOWrapper):  # the name of a file may be in another encoding
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -98,17 +99,6 @@ def positive(number: type, zero: bool = False, below_one: bool = False, least: i
     return parse
 
 
-def one_of(choices: tuple[str, ...]):
-    """The argparse type of one of some words."""
-
-    def parse(text: str) -> str:
-        if text not in choices:
-            raise argparse.ArgumentTypeError(f"expected {' or '.join(choices)}, found {text}")
-        return text
-
-    return parse
-
-
 def share(text: str) -> float:
     """The argparse type of a number above 0 and up to 1, of as many digits as the names of files show."""
     value = float(text)
@@ -134,6 +124,18 @@ def plain_flags(args: argparse.Namespace) -> dict:
     return json.loads(json.dumps(dict(sorted(vars(args).items())), default=str))
 
 
+def add_trust_flag(parser) -> None:
+    """Add --trust-data, of all that open prepared sets."""
+    what = "do not compare the prepared files with their hashes, which is done once a file"
+    parser.add_argument("--trust-data", action="store_true", help=what)
+
+
+def command_line(name: str, value) -> list[str]:
+    """The words by which a command line gives a flag its value."""
+    flag = name.replace("_", "-")
+    return [f"--{'' if value else 'no-'}{flag}"] if isinstance(value, bool) else [f"--{flag}", *words(value).split()]
+
+
 def words(value) -> str:
     """A flag's value as the command line has it."""
     return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
@@ -143,24 +145,20 @@ def add_hyperparameters(parser: argparse.ArgumentParser, stage: str) -> None:
     """Add the flags of one of STAGES. They default to None; `resolve_hyperparameters` fills in the paper's values."""
     group = parser.add_argument_group("hyper-parameters (default: the paper's)")
     for name, (value, what, source) in STAGES[stage].items():
-        number, parse = type_of(name, value)
         own = {modality.label: modality.flags.get(stage, {}) for modality in MODALITIES.values()}
         shown = [words(value), *(f"{label} {words(flags[name])}" for label, flags in own.items() if name in flags)]
-        group.add_argument(
-            f"--{name.replace('_', '-')}",
-            type=parse,
-            nargs="+" if isinstance(value, list) else None,
-            metavar={int: "N", float: "X", str: "|".join(CHOICES.get(name, ()))}[number],
-            help=f"{what} ({'; '.join(shown)}; {source})",
-        )
-
-
-def type_of(name: str, value) -> tuple:
-    """The type of a hyper-parameter's values, int, float or str, and the function that reads one of them."""
-    number = type(value[0] if isinstance(value, list) else value)
-    if number is str:
-        return number, one_of(CHOICES[name])
-    return number, positive(number, zero=name in MAY_BE_ZERO, below_one=name in BELOW_ONE)
+        kind = type(value[0] if isinstance(value, list) else value)
+        if kind is bool:  # never `type=bool`, for which the word False is true
+            takes = {"action": argparse.BooleanOptionalAction, "default": None}
+        elif kind is str:
+            takes = {"choices": CHOICES[name], "metavar": "|".join(CHOICES[name])}
+        else:
+            number = positive(kind, zero=name in MAY_BE_ZERO, below_one=name in BELOW_ONE)
+            takes = {"type": number, "metavar": "N" if kind is int else "X"}
+        if isinstance(value, list):
+            takes["nargs"] = "+"
+        what = f"{what} ({'; '.join(shown)}; {source})"
+        group.add_argument(f"--{name.replace('_', '-')}", help=what, **takes)
 
 
 def resolve_hyperparameters(args, stage: str, modality: str | None = None, known: dict | None = None) -> None:
@@ -174,75 +172,34 @@ def resolve_hyperparameters(args, stage: str, modality: str | None = None, known
             setattr(args, name, (known or {}).get(name, own.get(name, value)))
 
 
-def read_hyperparameters(path: Path, stage: str, wanted_for: dict | None = None) -> dict:
+def read_hyperparameters(path: Path, stage: str, wanted_for: dict) -> dict:
     """The flags of `stage` in a best.json of tune.py: {"hyperparameters": {"lr": 0.0003, ...}, "fold": 3, ...}.
 
     wanted_for: the flags of the call; another target or fold than the search's is said on stderr. Raises ValueError
-    where the search was for another stage or modality, and for a flag or a value that this stage does not take.
-    """
+    where the search was for another stage or modality, and for a flag or a value that this stage does not take."""
     try:
         searched = json.loads(path.read_text())
-        found = searched["hyperparameters"].items()
+        given = [word for flag in searched["hyperparameters"].items() for word in command_line(*flag)]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(f'{path}: expected JSON with {{"hyperparameters": {{flag: value}}}}; write it with tune.py')
-    wanted = {"stage": stage, **{name: (wanted_for or {}).get(name) for name in ("modality", "target", "fold")}}
+    wanted = {"stage": stage, **{name: wanted_for.get(name) for name in ("modality", "target", *FOLD)}}
     for name, value in wanted.items():
         if value is None or searched.get(name, value) == value:
             continue
         if name in ("stage", "modality"):
             raise ValueError(f"{path}: expected a search with --{name} {value}, found {searched[name]}; take another")
-        known = "; what is tested here may have been trained on there" if name == "fold" else ""
-        print(f"note: {path} was searched with --{name} {searched[name]}, not {value}{known}", file=sys.stderr)
-    return {name: checked_value(path, stage, name, value) for name, value in found}
-
-
-def checked_value(path: Path, stage: str, name: str, value):
-    """The value of one flag of a best.json, as the flag would take it; ValueError where it would not."""
-    if name not in STAGES[stage]:
-        advice = "take the file of a search with this --stage"
-        raise ValueError(f"{path}: expected flags of this stage, found {name}; {advice}")
-    like = STAGES[stage][name][0]
-    _, parse = type_of(name, like)
+        known = "; what is tested here may have been trained on there" if name in FOLD else ""
+        flag = name.replace("_", "-")
+        print(f"note: {path} was searched with --{flag} {searched[name]}, not {value}{known}", file=sys.stderr)
+    parser = Parser("", add_help=False, allow_abbrev=False)
+    add_hyperparameters(parser, stage)
     try:
-        if isinstance(like, list) != isinstance(value, list):
-            raise TypeError
-        read = [parse(str(each)) for each in value] if isinstance(like, list) else parse(str(value))
-    except (TypeError, ValueError, argparse.ArgumentTypeError):
-        raise ValueError(f"{path}: expected {name} as the flag takes it, such as {words(like)}, found {value!r}")
-    if read == []:
-        raise ValueError(f"{path}: expected one number or more as {name}, found none")
-    return read
-
-
-def add_modality(parser) -> None:
-    """--modality of the scripts that train on one."""
-    parser.add_argument("--modality", choices=MODALITIES, required=True, help="signals to learn from (paper 3)")
-
-
-def add_target(parser) -> None:
-    """--target of the scripts that train for one."""
-    parser.add_argument("--target", choices=TARGETS, required=True, help="what to recognise (paper 3.2.2)")
-
-
-def add_fold(parser) -> None:
-    """--fold of the scripts that train for one."""
-    fold = positive(int, zero=True)
-    parser.add_argument("--fold", type=fold, required=True, metavar="K", help="test fold, counted from 0 (paper 5)")
-
-
-def add_variants(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """The flags of finetune.py and fuse.py that give a model files of its own; returns their group."""
-    group = parser.add_argument_group("variants, named in the files as in arousal-random.pt")
-    group.add_argument(
-        "--init", choices=("pretrained", "random"), default="pretrained", help="first weights (paper 3.2.2, 5.1, 5.3)"
-    )
-    what = (
-        "train the classifier alone, on CNN, CLS and Transformer as --init left them, without dropout there "
-        "(-frozen; default: everything is trained, paper 3.2.2)"
-    )
-    group.add_argument("--freeze", action="store_true", help=what)
-    add_label_flags(group)
-    return group
+        values = vars(parser.parse_args(given))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; take the file of a search with --stage {stage}")
+    if "fold" not in searched:
+        raise ValueError(f"{path}: expected the fold that was searched, found none; write it with tune.py")
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def add_label_flags(group) -> None:
@@ -259,13 +216,3 @@ def add_label_flags(group) -> None:
         "default: 1; assumed)"
     )
     group.add_argument("--label-fraction", type=share, default=1.0, metavar="X", help=what)
-
-
-def add_test_data(group) -> None:
-    """--test-data of finetune.py and fuse.py."""
-    what = (
-        "after training, also predict every rated segment of these other prepared sets, with the same channels, "
-        "rate, length and pre-processing, into arousal@dreamer.npy. Scales of rating differ: high is above the mean "
-        "that --threshold takes of the other set's own ratings; a number is taken as it is (assumed)"
-    )
-    group.add_argument("--test-data", type=Path, nargs="+", default=[], metavar="DATA", help=what)

@@ -4,7 +4,7 @@ A reader is a module. Its docstring says what the files hold and where they come
 prints it. The module has
 
 - `MODALITIES`: the modalities of paper.MODALITIES that its files hold;
-- `ECG_SIDES`: the arms of its ECGs, () where there is only one ECG;
+- `ECG_SIDES`: the arms of its ECGs, only where there are two ECGs;
 - `sources(raw)`: it returns the files below the folder `raw`, and the files of one subject follow each other;
 - `read(path, channels, ecg_side)`: it yields the recordings of one file, one at a time. `channels` maps each modality
   that is wanted to the names of its channels, as `pick_channels` takes them. It raises ValueError, naming the file,
@@ -273,17 +273,17 @@ def choice_notes(wanted, found, present) -> list[str]:
     return notes + [f"channels by their names without the reference: {' '.join(bare)}"] * bool(bare)
 
 
-def choose(channels, present, units, path) -> tuple[dict, dict, list[str]]:
-    """Return where the channels wanted are in `present`, whose units are `units`: modality -> (names, places, factors
-    to the modality's unit); and the `units` and `notes` of the recording. Raise ValueError as `pick_channels` does."""
-    chosen, unknown, notes = {}, {}, []
+def choose(channels, present, units, path) -> tuple[dict, dict, dict, list[str]]:
+    """Return where the channels wanted are in `present`, whose units are `units`: modality -> (places, factors to its
+    unit); and the `channels`, `units` and `notes` of the recording. Raise ValueError as `pick_channels` does."""
+    chosen, names, unknown, notes = {}, {}, {}, []
     for modality, wanted in channels.items():
         found = pick_channels(wanted, present, path)
-        names, places = list(found), list(found.values())
-        factors, own = unit_scales([units[place] for place in places], names, modality, path)
-        chosen[modality], unknown = (names, places, factors), unknown | own
+        names[modality], places = list(found), list(found.values())
+        factors, own = unit_scales([units[place] for place in places], names[modality], modality, path)
+        chosen[modality], unknown = (places, factors), unknown | own
         notes += choice_notes(wanted, found, present)
-    return chosen, unknown, notes
+    return chosen, names, unknown, notes
 
 
 def pick(signal, wanted, present, path) -> np.ndarray:

@@ -30,24 +30,23 @@ def read(path, channels, ecg_side="left"):
     """Yield the videos of one subject, in the file's order; a trial is named by its video, for each is seen once."""
     [subject] = FILE.fullmatch(path.name).groups()
     columns = {m: [ecg_side] if m == "ecg" else names for m, names in channels.items()}
-    notes = []
-    for video, signal, ratings, simulated in videos(path, notes):
+    for video, signal, ratings, simulated, notes in videos(path):
         signals = {m: pick(signal, names, COLUMNS, path) for m, names in columns.items()}
         rate = dict.fromkeys(channels, RATE)
-        yield Recording(subject, video, video, signals, rate, channels, ratings, path, simulated, notes=tuple(notes))
+        yield Recording(subject, video, video, signals, rate, channels, ratings, path, simulated, notes=notes)
 
 
-def videos(path, notes=None):
-    """Yield each video of one subject as its name, its signals (n, 17) with all COLUMNS, its ratings by name, and
-    whether the file calls itself simulated; `notes` as in `read_mat`. Raise ValueError where the file is damaged."""
-    whole = read_mat(path, (*VARIABLES, "simulated"), notes)
+def videos(path):
+    """Yield each video of one subject as its name, its signals (n, 17) with all COLUMNS, its ratings by name,
+    whether the file calls itself simulated, and notes on the file. Raise ValueError where the file is damaged."""
+    whole, notes = read_mat(path, (*VARIABLES, "simulated"))
     columns = [cells(whole.get(name), name, path, (1, 20))[0] for name in VARIABLES]
     for v, (signal, ratings, video) in enumerate(zip(*columns), 1):
         if np.size(signal) == 0:
             continue
         signal = matrix(signal, f"{path}: joined_data{{{v}}}", len(COLUMNS))
         video = _name(video, f"{path}: VideoIDs{{{v}}}")
-        yield video, signal, _ratings(ratings, f"{path}: labels_selfassessment{{{v}}}"), "simulated" in whole
+        yield video, signal, _ratings(ratings, f"{path}: labels_selfassessment{{{v}}}"), "simulated" in whole, notes
 
 
 def _name(cell, where) -> str:

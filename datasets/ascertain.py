@@ -26,8 +26,8 @@ def read(path, channels, ecg_side="left"):
     """Yield the one clip of a file; it is one trial."""
     where = f"{path}: Data_ECG"
     subject, clip = FILE.fullmatch("/".join(path.parts[-2:])).groups()
-    notes = []
-    data = matrix(read_mat(path, ["Data_ECG"], notes).get("Data_ECG"), where)
+    variables, notes = read_mat(path, ["Data_ECG"])
+    data = matrix(variables.get("Data_ECG"), where)
     if data.shape[0] < 2 or data.shape[1] < 3:
         raise ValueError(f"{where}: expected a column of times and two of ECG, found {data.shape}; take the file out")
     column = (1 if data.shape[1] < 6 else 4) + ECG_SIDES.index(ecg_side)
@@ -45,4 +45,4 @@ def read(path, channels, ecg_side="left"):
     ends = (places + np.cumsum(lost)) * step / 1000
     bad = tuple((end - count * step / 1000, end, GAP) for end, count in zip(ends.tolist(), lost.tolist()))
     rate = {"ecg": 1000 / step}
-    yield Recording(subject, clip, clip, {"ecg": ecg}, rate, channels, {}, path, bad=bad, notes=tuple(notes))
+    yield Recording(subject, clip, clip, {"ecg": ecg}, rate, channels, {}, path, bad=bad, notes=notes)

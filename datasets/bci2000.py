@@ -12,7 +12,6 @@ from datasets import Recording, files_below
 from datasets.edf import read_edf
 
 MODALITIES = ("eeg",)
-ECG_SIDES = ()
 FILE = re.compile(r"(?P<subject>S\d{3})(?P<run>R\d{2})\.edf", re.IGNORECASE)
 sources = partial(files_below, pattern=FILE)
 

@@ -32,8 +32,7 @@ def sources(top) -> list[Path]:
     found = {}
     for folder in sorted([*top.glob("sub-*/eeg"), *top.glob("sub-*/ses-*/eeg")]):
         for path in _recordings(folder):
-            tables = (_table(path, top, kind) for kind in TABLES)
-            for each in [*files_of(path), *filter(None, tables)]:
+            for each in [*files_of(path), *filter(None, (_table(path, top, kind) for kind in TABLES))]:
                 if not each.is_file():
                     raise ValueError(f"{each}: expected a file of the recording {path}, found none; download it")
                 found[each] = None

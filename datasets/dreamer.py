@@ -25,12 +25,11 @@ CLIPS = 18
 
 def read(path, channels, ecg_side="left"):
     """Yield the clips of all subjects, in the file's order; subjects and clips are numbered from 1."""
-    notes = []
-    whole = read_mat(path, ["DREAMER"], notes).get("DREAMER")
+    variables, notes = read_mat(path, ["DREAMER"])
+    whole = variables.get("DREAMER")
     rate = {m: number(field(whole, f"{m.upper()}_SamplingRate", path), f"{path}: {m} rate") for m in channels}
     columns = {m: [ecg_side] if m == "ecg" else names for m, names in channels.items()}
-    subjects = cells(field(whole, "Data", path), "DREAMER.Data", path)
-    for place, subject in enumerate(subjects.ravel(), 1):
+    for place, subject in enumerate(cells(field(whole, "Data", path), "DREAMER.Data", path).ravel(), 1):
         where = f"{path}: Data{{{place}}}"
         clips = {m: field(field(subject, m.upper(), where), "stimuli", where) for m in channels}
         clips = {m: cells(each, f"{m.upper()}.stimuli", where, (CLIPS, 1))[:, 0] for m, each in clips.items()}
@@ -42,7 +41,7 @@ def read(path, channels, ecg_side="left"):
                 signal = matrix(films[clip], f"{where}.{m.upper()}.stimuli{{{clip + 1}}}", len(COLUMNS[m]))
                 signals[m] = pick(signal, columns[m], COLUMNS[m], path)
             rated, film = {name: values[clip] for name, values in ratings.items()}, f"film{clip + 1:02d}"
-            yield Recording(f"S{place:02d}", film, film, signals, rate, channels, rated, path, notes=tuple(notes))
+            yield Recording(f"S{place:02d}", film, film, signals, rate, channels, rated, path, notes=notes)
 
 
 def _ratings(subject, name, where) -> list[float]:

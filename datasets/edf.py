@@ -34,12 +34,15 @@ def read_edf(path, channels) -> Signals:
     different rates or in units that do not go together."""
     header, present, size = _read_header(path)
     labels, units = ([signal[key] for signal in present] for key in ("label", "unit"))
-    chosen, units, notes = choose(channels, labels, units, path)
+    chosen, names, units, notes = choose(channels, labels, units, path)
     parts, rate = {}, {}
-    for m, (names, places, factors) in chosen.items():
+    for m, (places, factors) in chosen.items():
         signals = [present[place] for place in places]
-        rate[m] = _rate(signals, names, header["duration"], path)
-        parts[m] = [(signal, *_calibration(signal, *each, path)) for signal, *each in zip(signals, names, factors)]
+        rates = {signal["samples"] / header["duration"] if header["duration"] else 0.0 for signal in signals}
+        if len(rates) != 1 or not 0 < min(rates) < float("inf"):
+            raise ValueError(f"{path}: expected one rate above 0 Hz for {' '.join(names[m])}, found {sorted(rates)}")
+        rate[m] = rates.pop()
+        parts[m] = [(signal, *_calibration(signal, *each, path)) for signal, *each in zip(signals, names[m], factors)]
     records = _count_records(header, size, path, notes)
     marks = _read_marks(path, header, present, records)
     origin, jumps = _time_keeping(marks, header, records, 1.5 / min(rate.values()), path, notes)
@@ -54,7 +57,7 @@ def read_edf(path, channels) -> Signals:
         point, first, last = stretches[-1]
         points = point + (last - first) * signals[0][0]["samples"]
         arrays[m] = FileSignal((len(signals), points), partial(_points, path, header, signals, stretches))
-    return Signals(arrays, rate, {m: names for m, (names, *_) in chosen.items()}, units, tuple(bad), tuple(notes))
+    return Signals(arrays, rate, names, units, tuple(bad), tuple(notes))
 
 
 def _points(path, header, signals, stretches, start, stop) -> np.ndarray:
@@ -109,14 +112,6 @@ def _text(field: bytes) -> str:
 def _number(text: str) -> float:
     """Return the number that a field of the header holds, perhaps with a decimal comma."""
     return float(text.replace(",", "."))
-
-
-def _rate(signals, names, duration, path) -> float:
-    """Return the one rate of the signals `names`, whose records last `duration` s."""
-    rates = {signal["samples"] / duration if duration else 0.0 for signal in signals}
-    if len(rates) != 1 or not 0 < min(rates) < float("inf"):
-        raise ValueError(f"{path}: expected one rate above 0 Hz for {' '.join(names)}, found {sorted(rates)}")
-    return rates.pop()
 
 
 def _calibration(signal, name, scale, path) -> tuple[float, float]:

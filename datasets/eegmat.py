@@ -12,7 +12,6 @@ from datasets import Recording, files_below
 from datasets.edf import read_edf
 
 MODALITIES = ("eeg", "ecg")
-ECG_SIDES = ()
 FILE = re.compile(r"(?P<subject>Subject\d{2})_(?P<task>[12])\.edf", re.IGNORECASE)
 sources = partial(files_below, pattern=FILE)
 TASKS = {"1": ("rest", 1.0), "2": ("arithmetic", 9.0)}

@@ -15,7 +15,6 @@ from datasets.mne_files import files_of, read_any
 from datasets.wfdb_files import read_wfdb, signal_files
 
 MODALITIES = tuple(paper.MODALITIES)
-ECG_SIDES = ()
 LIST = "recordings.csv"
 REQUIRED, OPTIONAL = ("file", "subject"), ("trial", "video", "ecg", *paper.TARGETS)
 

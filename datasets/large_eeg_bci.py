@@ -14,7 +14,6 @@ from datasets import Recording, files_below, pick, plain_name
 from datasets.mat import field, matrix, number, read_mat, texts
 
 MODALITIES = ("eeg",)
-ECG_SIDES = ()
 FILE = re.compile(r"(\w+)-?Subject(?P<subject>[A-Z])-?(\d{6})-?(\d+St)?-?(.*?)-?(HFREQ|Inter)?\.mat", re.IGNORECASE)
 sources = partial(files_below, pattern=FILE)
 
@@ -22,11 +21,11 @@ sources = partial(files_below, pattern=FILE)
 def read(path, channels, ecg_side=None):
     """Yield the one session of a file. It is one trial; its paradigm stands for the video. There are no ratings."""
     paradigm, subject, *session = FILE.fullmatch(plain_name(path.name)).groups()
-    notes = []
-    where, whole = f"{path}: o", read_mat(path, ["o"], notes).get("o")
+    where, (variables, notes) = f"{path}: o", read_mat(path, ["o"])
+    whole = variables.get("o")
     names = texts(field(whole, "chnames", where))
     signal = matrix(field(whole, "data", where), f"{where}.data", len(names))
     rate = number(field(whole, "sampFreq", where), f"{where}.sampFreq")
     signals = {"eeg": pick(signal, channels["eeg"], names, path)}
     trial = "-".join(filter(None, [paradigm, *session]))  # the same with and without dashes
-    yield Recording(subject.upper(), trial, paradigm, signals, {"eeg": rate}, channels, {}, path, notes=tuple(notes))
+    yield Recording(subject.upper(), trial, paradigm, signals, {"eeg": rate}, channels, {}, path, notes=notes)

@@ -27,10 +27,9 @@ DEEPEST = 20  # cells in structs in cells ...; those of the data sets go down to
 SPARE = 65536  # values or bytes that a damaged file may claim too many: they cost nothing
 
 
-def read_mat(path, names, notes=None) -> dict:
-    """Return the variables `names` as far as the file has them, and add what was left over in it to the list `notes`.
-    Other variables are not looked at, whatever they are. Raise ValueError where the file is damaged."""
-    notes = [] if notes is None else notes
+def read_mat(path, names) -> tuple[dict, tuple[str, ...]]:
+    """Return the variables `names` as far as the file has them, and notes on what was left over in it. Other variables
+    are not looked at, whatever they are. Raise ValueError where the file is damaged."""
     with open(path, "rb") as file:
         header = file.read(520)
         h5py = optional("h5py", path, "a MAT 7.3 file") if HDF5 in (header[:8], header[512:]) else None
@@ -41,9 +40,9 @@ def read_mat(path, names, notes=None) -> dict:
         with refuse_damage(path, "a MAT file (5 or 7.3)"):
             if h5py:
                 with h5py.File(path, "r") as tree:
-                    return {name: _from_hdf5(tree, tree[name], 0) for name in names if name in tree}
+                    return {name: _from_hdf5(tree, tree[name], 0) for name in names if name in tree}, ()
             file.seek(128)
-            return _from_mat5(file, names, order, notes)
+            return _from_mat5(file, names, order)
 
 
 def cells(value, what, path, shape=None):
@@ -98,12 +97,10 @@ def _objects(items, shape):
     return np.fromiter(items, object, len(items)).reshape(shape, order="F")
 
 
-# ---- MAT 5: a file is a row of elements, an array one element of several, a cell an array of arrays -----------------
-
-
-def _from_mat5(file, names, order, notes) -> dict:
-    """Return the variables `names` of a file that is open behind its header; `order` is "<" or ">"."""
-    end, place, found = os.fstat(file.fileno()).st_size, file.tell(), {}
+def _from_mat5(file, names, order) -> tuple[dict, tuple[str, ...]]:
+    """Do what `read_mat` does for a file that is open behind its header; `order` is "<" or ">". A MAT 5 file is a row
+    of elements, an array one element of several, a cell an array of arrays."""
+    end, place, found, notes = os.fstat(file.fileno()).st_size, file.tell(), {}, []
     while len(tag := file.read(8)) == 8:
         kind, size = struct.unpack(order + "II", tag)
         start, wanted = file.tell(), set(names) - found.keys()
@@ -117,7 +114,7 @@ def _from_mat5(file, names, order, notes) -> dict:
         place = file.seek(start + size)
     if place < end:
         notes.append(f"{end - place} bytes behind the last variable of the file were left over")
-    return found
+    return found, tuple(notes)
 
 
 def _name(head, kind, order) -> str:
@@ -214,11 +211,8 @@ def _text(parts, order, shape):
     return np.array(["".join(line) for line in np.array(list(text)).reshape(shape, order="F")])
 
 
-# ---- MAT 7.3 --------------------------------------------------------------------------------------------------------
-
-
 def _from_hdf5(tree, item, depth):
-    """Return the value of one item. MATLAB stores arrays transposed, cells as references and strings as codes."""
+    """Return the value of an item of MAT 7.3, which has arrays transposed, cells as references and strings as codes."""
     if depth > DEEPEST:
         raise ValueError(f"cells nested deeper than {DEEPEST}")
     if hasattr(item, "keys"):

@@ -55,17 +55,15 @@ def read_mne(path, channels) -> Signals:
     with warnings.catch_warnings(record=True) as said, _refuse(path, "MNE"):
         warnings.simplefilter("always")
         raw = mne.io.read_raw(path, verbose="warning")
-        volt = mne.io.constants.FIFF.FIFF_UNIT_V
-        units = [_unit(raw, place, volt) for place in range(len(raw.ch_names))]
-    chosen, units, notes = choose(channels, raw.ch_names, units, path)
+        units = [_unit(raw, place, mne.io.constants.FIFF.FIFF_UNIT_V) for place in range(len(raw.ch_names))]
+    chosen, names, units, notes = choose(channels, raw.ch_names, units, path)
     signals = {}
-    for modality, (_, places, factors) in chosen.items():
+    for modality, (places, factors) in chosen.items():
         read = partial(_points, path, raw, places, np.array(factors)[:, None])
         signals[modality] = FileSignal((len(places), len(raw)), read)
     # MNE warns of what it assumes; what other packages warn of is no matter of the file.
     said = [f"MNE: {' '.join(str(each.message).split())[:200]}" for each in said if each.category is RuntimeWarning]
-    names = {modality: names for modality, (names, *_) in chosen.items()}
-    bad = _bad(raw, {raw.ch_names[place] for _, places, _ in chosen.values() for place in places})
+    bad = _bad(raw, {raw.ch_names[place] for places, _ in chosen.values() for place in places})
     rate = dict.fromkeys(channels, float(raw.info["sfreq"]))
     return Signals(signals, rate, names, units, bad, tuple(dict.fromkeys(said + notes)))
 
@@ -88,10 +86,10 @@ def read_xdf(path, channels) -> Signals:
             present += [(stream, *each) for each in enumerate((described[0] or {}).get("channel", []))]
         labels = [about["label"][0] for *_, about in present]
         units = [(about.get("unit") or [None])[0] or "unknown" for *_, about in present]
-    chosen, units, notes = choose(channels, labels, units, path)
-    begin = max(present[places[0]][0]["time_stamps"][0] for _, places, _ in chosen.values())
+    chosen, names, units, notes = choose(channels, labels, units, path)
+    begin = max(present[places[0]][0]["time_stamps"][0] for places, _ in chosen.values())
     signals, rate, bad = {}, {}, []
-    for modality, (names, places, factors) in chosen.items():
+    for modality, (places, factors) in chosen.items():
         (stream, *others), columns, _ = zip(*(present[place] for place in places))
         times, rate[modality] = stream["time_stamps"] - begin, float(stream["info"]["effective_srate"])
         if not rate[modality] > 0 or (np.diff(times) < 0).any() or any(each is not stream for each in others):
@@ -102,7 +100,6 @@ def read_xdf(path, channels) -> Signals:
         signals[modality][:, points[points >= 0]] = (stream["time_series"][points >= 0][:, columns] * factors).T
         ends = [last for _, last in stream["info"]["segments"][:-1]]
         bad += [(max(0.0, times[last]), times[last + 1], GAP) for last in ends if times[last + 1] > 0]
-    names = {modality: names for modality, (names, *_) in chosen.items()}
     return Signals(signals, rate, names, units, tuple(bad), tuple(notes))
 
 

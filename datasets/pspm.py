@@ -16,16 +16,14 @@ from datasets import Recording, files_below, plain_name, unit_scales
 from datasets.mat import cells, describe, field, matrix, number, read_mat
 
 MODALITIES = ("ecg",)
-ECG_SIDES = ()
 FILE = re.compile(r"(?P<subject>(.+)_spike_(\w+?))(_.*)?\.mat", re.IGNORECASE)
 sources = partial(files_below, pattern=FILE)
 
 
 def read(path, channels, ecg_side=None):
     """Yield the one recording of a file. It is one trial; its set stands for the video. There are no ratings."""
-    name, notes = plain_name(path.name), []
-    _, experiment, person, _ = FILE.fullmatch(name).groups()
-    variables = read_mat(path, ["infos", "data"], notes)
+    _, experiment, person, _ = FILE.fullmatch(plain_name(path.name)).groups()
+    variables, notes = read_mat(path, ["infos", "data"])
     if "infos" not in variables:
         raise ValueError(f"{path}: expected infos and data, found no infos, as in a file of behaviour; take it out")
     seconds = number(field(variables["infos"], "duration", f"{path}: infos"), f"{path}: infos.duration")
@@ -48,5 +46,5 @@ def read(path, channels, ecg_side=None):
     [scale], units = unit_scales([kinds[-1][len("ecg in ") :]], ["ecg"], "ecg", path)
     with np.errstate(all="ignore"):  # what is no number is found later
         signals = {"ecg": signal.reshape(1, -1).astype(np.float64) * scale}
-    about = {"ratings": {}, "source": path, "units": units, "notes": tuple(notes)}
+    about = {"ratings": {}, "source": path, "units": units, "notes": notes}
     yield Recording(f"{experiment}_{person}", path.stem, experiment, signals, {"ecg": rate}, channels, **about)

@@ -97,10 +97,9 @@ def simulate_eeg(rng, person, arousal, valence):
     samples, response = len(arousal), person["response"]
 
     def rhythm(centre, width):
-        def band(f):
-            return np.exp(-0.5 * ((f - centre) / width) ** 2)
-
-        return 0.6 * shaped_noise(rng, band, (1, samples)) + 0.8 * shaped_noise(rng, band, (14, samples))
+        common, own = (shaped_noise(rng, lambda f: np.exp(-0.5 * ((f - centre) / width) ** 2), (channels, samples))
+                       for channels in (1, 14))
+        return 0.6 * common + 0.8 * own
 
     def one_over_f(f):
         return np.maximum(f, 0.5) ** (-person["slope"] / 2)
@@ -142,8 +141,7 @@ def simulate_ecg(rng, person, arousal, valence):
     filling = np.interp(beats, time, depth * (1 + 0.5 * breathing))[:, None]
 
     # Each beat adds its waves to the points around it.
-    window = np.arange(-RATE // 2, RATE)
-    index = np.round(beats * RATE).astype(int)[:, None] + window + margin
+    index = np.round(beats * RATE).astype(int)[:, None] + np.arange(-RATE // 2, RATE) + margin
     since = index / RATE - margin / RATE - beats[:, None]
     shape = np.zeros((*index.shape, 2))
     for delay, width, turn, *leads in WAVES:
@@ -185,11 +183,9 @@ def write_person(path, rng, rated, seconds, effect, said):
             [follow(rng, rating, samples) for rating in ratings[video]] for _ in range(3))
         eeg = simulate_eeg(rng, person, eeg_arousal, eeg_valence)
         ecg, _ = simulate_ecg(rng, person, ecg_arousal, ecg_valence)
-        gsr = simulate_gsr(rng, person, gsr_arousal)
-        cells["joined_data"][video] = np.column_stack([eeg, ecg, gsr])
+        cells["joined_data"][video] = np.column_stack([eeg, ecg, simulate_gsr(rng, person, gsr_arousal)])
         if rated:
-            others = np.round(rng.uniform(1, 9, 3), 1)
-            emotions = rng.integers(0, 2, 7)
+            others, emotions = np.round(rng.uniform(1, 9, 3), 1), rng.integers(0, 2, 7)
             cells["labels_selfassessment"][video] = np.concatenate([ratings[video], others, emotions])[None]
     savemat(path, {**{name: np.fromiter(own, object, 20)[None] for name, own in cells.items()}, "simulated": said})
     # The first 116 bytes are free text, where SciPy puts the date.

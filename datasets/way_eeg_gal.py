@@ -14,7 +14,6 @@ from datasets import Recording, files_below, pick
 from datasets.mat import field, matrix, number, read_mat, texts
 
 MODALITIES = ("eeg",)
-ECG_SIDES = ()
 FILE = re.compile(r"HS_(?P<subject>P\d{1,2})_(?P<series>S\d{1,2})\.mat", re.IGNORECASE)
 sources = partial(files_below, pattern=FILE)
 UNIT = 0.1  # uV
@@ -23,11 +22,10 @@ UNIT = 0.1  # uV
 def read(path, channels, ecg_side=None):
     """Yield the one series of a file, in uV. It is one trial, and stands for the video. There are no ratings."""
     subject, series = FILE.fullmatch(path.name).groups()
-    notes = []
-    where, whole = f"{path}: hs.eeg", read_mat(path, ["hs"], notes).get("hs")
-    eeg = field(whole, "eeg", f"{path}: hs")
+    where, (whole, notes) = f"{path}: hs.eeg", read_mat(path, ["hs"])
+    eeg = field(whole.get("hs"), "eeg", f"{path}: hs")
     names = texts(field(eeg, "names", where))
     signal = matrix(field(eeg, "sig", where), f"{where}.sig", len(names))
     rate = number(field(eeg, "samplingrate", where), f"{where}.samplingrate")
     signals = {"eeg": pick(signal, channels["eeg"], names, path) * UNIT}
-    yield Recording(subject, series, series, signals, {"eeg": rate}, channels, {}, path, notes=tuple(notes))
+    yield Recording(subject, series, series, signals, {"eeg": rate}, channels, {}, path, notes=notes)

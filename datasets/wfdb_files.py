@@ -48,7 +48,7 @@ def read_wfdb(path, channels) -> Signals:
         rate, length, segments, gaps, notes = _segments(wfdb, path)
     present = list(dict.fromkeys(key for segment in segments for key in segment.keys))
     labels = [name for name, _ in present]
-    signals, rates, names, units, chosen = {}, {}, {}, {}, []
+    signals, rates, names, units, chosen = {}, {}, {}, {}, []  # chosen: (segment, place, row to fill, scale)
     for m, wanted in channels.items():
         found = pick_channels(wanted, labels, path)
         keys = [present[place] for place in found.values()]
@@ -68,20 +68,15 @@ def read_wfdb(path, channels) -> Signals:
             gaps.append((segment.start, segment.start + segment.frames))
         if own:
             with refuse_damage(path, "a WFDB record"), np.errstate(all="ignore"):  # a damaged gain may be anything
-                _fill(wfdb, segment, own)
+                places = sorted({place for _, place, *_ in own})
+                stem = str(segment.header.with_suffix(""))
+                values = wfdb.rdrecord(stem, channels=places, sampto=segment.sampto, smooth_frames=False).e_p_signal
+                for _, place, row, scale in own:
+                    samples = segment.samples[place]
+                    first, last = segment.start * samples, (segment.start + segment.frames) * samples
+                    row[first:last] = values[places.index(place)] * scale
     bad = tuple((start / rate, end / rate, GAP) for start, end in sorted(gaps))
     return Signals(signals, rates, names, units, bad, tuple(notes))
-
-
-def _fill(wfdb, segment, chosen) -> None:
-    """Read the signals of a segment that are chosen, (segment, place, row to fill, scale) each, into their rows."""
-    places = sorted({place for _, place, *_ in chosen})
-    stem = str(segment.header.with_suffix(""))
-    values = wfdb.rdrecord(stem, channels=places, sampto=segment.sampto, smooth_frames=False).e_p_signal
-    for _, place, row, scale in chosen:
-        samples = segment.samples[place]
-        first, last = segment.start * samples, (segment.start + segment.frames) * samples
-        row[first:last] = values[places.index(place)] * scale
 
 
 def _segments(wfdb, path) -> tuple[float, int, list[_Segment], list, list]:
@@ -117,7 +112,13 @@ def _segment(record, header, rate, start, length, notes) -> _Segment:
     if record.n_sig != len(lines) or record.fs != rate:
         found = f"{record.n_sig} signals at {record.fs:g} Hz in {len(lines)} lines"
         raise ValueError(f"{header.name} of {found}, not at {rate:g} Hz")
-    held = _held(header, record)
+    held = []
+    for name in dict.fromkeys(record.file_name):
+        own = [i for i, each in enumerate(record.file_name) if each == name]
+        if bits := BITS.get(record.fmt[own[0]]):
+            size = header.with_name(name).stat().st_size - (record.byte_offset[own[0]] or 0)
+            held.append(int(size * 8 / bits) // sum(record.samps_per_frame[i] for i in own))
+    held = min(held, default=None)  # frames that its files hold; None where they are compressed
     said = length or record.sig_len or held
     frames = min(each for each in (said, record.sig_len, held) if each is not None)
     if frames < said or held and held > said + 1:  # one more may be padding
@@ -126,17 +127,6 @@ def _segment(record, header, rate, start, length, notes) -> _Segment:
     keys = [(name, names[:i].count(name)) for i, name in enumerate(names)]
     sampto = frames if record.sig_len else None
     return _Segment(header, start, frames, sampto, keys, record.samps_per_frame, [_unit(line) for line in lines])
-
-
-def _held(header, record) -> int | None:
-    """Return how many frames the files of a record hold; None where they are compressed."""
-    held = []
-    for name in dict.fromkeys(record.file_name):
-        own = [i for i, each in enumerate(record.file_name) if each == name]
-        if bits := BITS.get(record.fmt[own[0]]):
-            size = header.with_name(name).stat().st_size - (record.byte_offset[own[0]] or 0)
-            held.append(int(size * 8 / bits) // sum(record.samps_per_frame[i] for i in own))
-    return min(held, default=None)
 
 
 def _unit(line) -> str:

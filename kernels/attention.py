@@ -13,7 +13,6 @@ import math
 import warnings
 
 import torch
-from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from kernels import attention_launch
@@ -21,6 +20,7 @@ from kernels import attention_launch
 _MASK32 = 0xFFFFFFFF
 # Without it, PyTorch's own operator fails in bfloat16 on some processors: "pack_vnni2 is only supported when ...".
 _AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
+_BLOCK = 512  # queries that the PyTorch path takes at a time, counted over all heads: 256 to 1,024 take the same time
 
 
 def attention(q, k, v, dropout_p=0.0, seed=None, rows=None):
@@ -49,16 +49,6 @@ def attention(q, k, v, dropout_p=0.0, seed=None, rows=None):
 
 
 attention.last_path = None
-
-
-def dropout_mask(seed, heads, rows, columns, p):
-    """Return the mask that `attention` applies: bool (B, heads, rows, columns), True where a weight is kept.
-
-    seed: (B,) int64. rows: their number, or their positions (B, Nq) int. columns: their number. p: the probability of
-    the dropout. `attention` divides kept weights by `keep_probability(p)`."""
-    numbers = rows if isinstance(rows, Tensor) else None
-    row_hash, column_hash = _hashes(seed, heads, rows if numbers is None else rows.shape[1], columns, numbers)
-    return row_hash[..., :, None] * column_hash[..., None, :] >= threshold(p)
 
 
 def keep_probability(p):
@@ -98,8 +88,6 @@ def _ran(path, q):
         warnings.warn(f"attention: {attention_launch.why_not(q)}; the slower PyTorch path runs instead", stacklevel=3)
 
 
-# ---------------------------------------------------------------- dropout: hashes of rows and columns
-
 def _mix(x):
     """Apply the 32-bit finaliser of MurmurHash3 to an int64 tensor of uint32 values."""
     x = x ^ (x >> 16)
@@ -109,35 +97,19 @@ def _mix(x):
     return x ^ (x >> 16)
 
 
-def _hash(seed, heads, stream, positions):
-    """Hash seed (B,), head and positions, (B, N) or (1, N), to odd int32 numbers (B, heads, N), 0 for a negative
-    position. stream: 0 for rows, 1 for columns."""
-    head = torch.arange(heads, device=seed.device)[None, :, None]
-    x = _mix(0x9E3779B9 ^ (2 * head + stream))
-    x = _mix(x ^ (seed[:, None, None] >> 32 & _MASK32))
-    x = _mix(x ^ (seed[:, None, None] & _MASK32))
-    x = _mix(x ^ positions[:, None, :].long())
-    return torch.where(positions[:, None, :] < 0, 0, x | 1).to(torch.int32)
-
-
 def _hashes(seed, heads, n_rows, n_columns, rows=None):
-    """Return the hashes of the rows (B, heads, n_rows) and of the columns (B, heads, n_columns), int32.
-    rows: (B, n_rows) int, the positions of the rows; by default 0 .. n_rows - 1."""
-    positions = torch.arange(n_rows, device=seed.device)[None] if rows is None else rows
-    return (_hash(seed, heads, 0, positions),
-            _hash(seed, heads, 1, torch.arange(n_columns, device=seed.device)[None]))
-
-
-def _signs(row_hash, column_hash, p):
-    """Return int32 (..., rows, columns), negative where a weight is dropped: half the (odd) product of hashes less half
-    the threshold, for the difference of the whole numbers could overflow."""
-    products = row_hash[..., :, None] * column_hash[..., None, :]
-    return products.bitwise_right_shift_(1).sub_(threshold(p) >> 1)
-
-
-# ---------------------------------------------------------------- the PyTorch path, one block of queries at a time
-
-_BLOCK = 512  # queries of a block, counted over all heads: 256 to 1,024 take the same time
+    """Hash seed (B,), head and position to odd int32 numbers, of rows (B, heads, n_rows) and of columns (B, heads,
+    n_columns), 0 for a negative position. rows: (B, n_rows) int, the positions of the rows; by default 0 .. n_rows - 1.
+    """
+    rows = torch.arange(n_rows, device=seed.device)[None] if rows is None else rows
+    head, hashes = torch.arange(heads, device=seed.device)[None, :, None], []
+    for stream, positions in enumerate((rows, torch.arange(n_columns, device=seed.device)[None])):
+        x = _mix(0x9E3779B9 ^ (2 * head + stream))
+        x = _mix(x ^ (seed[:, None, None] >> 32 & _MASK32))
+        x = _mix(x ^ (seed[:, None, None] & _MASK32))
+        x = _mix(x ^ positions[:, None, :].long())
+        hashes.append(torch.where(positions[:, None, :] < 0, 0, x | 1).to(torch.int32))
+    return hashes
 
 
 def counts(row_hash):
@@ -176,8 +148,10 @@ def _forward_torch(q, k, v, row_hash, column_hash, p):
             kept = torch.bmm(q_b[:, block], k_b.transpose(1, 2))
             torch.softmax(kept, -1, out=kept)
             if p > 0.0:
-                signs = _signs(row_hash_b[:, block], column_hash_b, p).to(kept.dtype)
-                torch.copysign(kept, signs, out=weights[b, :, block])
+                # Halves of the (odd) product and the threshold, as the difference of the whole numbers could overflow.
+                signs = (row_hash_b[:, block, None] * column_hash_b[:, None]).bitwise_right_shift_(1)
+                signs.sub_(threshold(p) >> 1)  # (H, queries, Nk) int32, negative where a weight is dropped
+                torch.copysign(kept, signs.to(kept.dtype), out=weights[b, :, block])
                 torch.clamp(weights[b, :, block], min=0.0, out=kept)
             else:
                 weights[b, :, block] = kept
@@ -216,9 +190,8 @@ def _empty_heads(x):
     return x.new_empty(b, n, h, d).transpose(1, 2)
 
 
-# ---------------------------------------------------------------- the operators
-# n_rows, n_columns: the lengths Nq and Nk. saved: what the backward pass needs of the forward pass besides the output,
-# the weights (B, H, Nq, Nk) on the PyTorch path, their log-sum-exp (B, H, Nq) on Triton's.
+# Of the operators, n_rows, n_columns: the lengths Nq and Nk; saved: what the backward pass needs of the forward pass
+# besides the output, the weights (B, H, Nq, Nk) on the PyTorch path, their log-sum-exp (B, H, Nq) on Triton's.
 
 _define = torch.library.define
 _define("kernels::dropout_hashes", "(Tensor seed, int heads, int n_rows, int n_columns, Tensor? rows)"

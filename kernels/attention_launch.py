@@ -17,29 +17,19 @@ except ImportError:  # Triton is made for Linux only
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 SCRATCH_BYTES = 2**29  # the most for the gradient of the logits; larger batches go through the backward pass in parts
 
-# Compute capability -> kernel -> its tile of BM queries by BN keys, and how it is compiled. Those of 9.0 were the
-# fastest in measurements; the others fit, and were not measured (README.md).
+
+def _options(queries, keys, stages, **options):
+    """Return a tile of BM queries by BN keys, and how the kernel is compiled for it."""
+    return dict(BM=queries, BN=keys, num_warps=8, num_stages=stages, **options)
+
+
+# Compute capability -> the tile of each kernel. Those of 9.0 were the fastest in measurements; the others fit, and were
+# not measured (README.md).
 TILES = {
-    (9, 0): {
-        "forward": dict(BM=128, BN=64, num_warps=8, num_stages=2, maxnreg=128),
-        "dk_dv": dict(BM=64, BN=128, num_warps=8, num_stages=3),
-        "dq": dict(BM=128, BN=64, num_warps=8, num_stages=3),
-    },
-    (10, 0): {
-        "forward": dict(BM=128, BN=128, num_warps=8, num_stages=2),
-        "dk_dv": dict(BM=64, BN=128, num_warps=8, num_stages=2),
-        "dq": dict(BM=128, BN=64, num_warps=8, num_stages=3),
-    },
-    "others": {
-        "forward": dict(BM=128, BN=64, num_warps=8, num_stages=2),
-        "dk_dv": dict(BM=64, BN=64, num_warps=8, num_stages=1),
-        "dq": dict(BM=128, BN=64, num_warps=8, num_stages=2),
-    },
-    "float32": {
-        "forward": dict(BM=32, BN=32, num_warps=8, num_stages=1),
-        "dk_dv": dict(BM=32, BN=32, num_warps=8, num_stages=1, maxnreg=255),
-        "dq": dict(BM=32, BN=32, num_warps=8, num_stages=1),
-    },
+    (9, 0): dict(forward=_options(128, 64, 2, maxnreg=128), dk_dv=_options(64, 128, 3), dq=_options(128, 64, 3)),
+    (10, 0): dict(forward=_options(128, 128, 2), dk_dv=_options(64, 128, 2), dq=_options(128, 64, 3)),
+    "others": dict(forward=_options(128, 64, 2), dk_dv=_options(64, 64, 1), dq=_options(128, 64, 2)),
+    "float32": dict(forward=_options(32, 32, 1), dk_dv=_options(32, 32, 1, maxnreg=255), dq=_options(32, 32, 1)),
 }
 _DELTA = dict(BM=32, SPAN=256, STAGES=3, num_warps=4)
 
@@ -202,9 +192,7 @@ def _trim(x, padded):
 
 def _tma(*tensors):
     """Return whether Hopper's copy engine can read the tensors: more than one token each, aligned to 16 bytes."""
-    if any(x.shape[2] == 1 for x in tensors):
-        return False
-    if _capability(tensors[0])[0] < 9:
+    if any(x.shape[2] == 1 for x in tensors) or _capability(tensors[0])[0] < 9:
         return False
     return all(x.data_ptr() % 16 == 0 and all(s * x.element_size() % 16 == 0 for s in x.stride()[:3]) for x in tensors)
 

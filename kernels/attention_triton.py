@@ -46,7 +46,6 @@ In the functions that load and store:
 import triton
 import triton.language as tl
 
-# ---------------------------------------------------------------- tiles
 
 @triton.jit
 def _load_tile(x, stride_b, stride_h, stride_n, b, h, start, n, BLOCK: tl.constexpr, E: tl.constexpr,
@@ -99,8 +98,6 @@ def _load_vector(x, stride, bh, start, n, BLOCK: tl.constexpr, EVEN: tl.constexp
             vector = tl.load(x + bh * stride + index, mask=index < n, other=0)
     return vector
 
-
-# ---------------------------------------------------------------- forward
 
 @triton.jit
 def _forward_kernel(q, k, v, column_hash, qp, kp, vp, column_hash_p, out, lse, row_hash,
@@ -179,8 +176,6 @@ def _forward_query_0(q, k, v, out, lse, row_hash, column_hash, q_b, q_h, k_b, k_
     tl.store(lse, m_all + tl.log2(total_all))
 
 
-# ---------------------------------------------------------------- backward
-
 @triton.jit
 def _delta_kernel(q, k, v, out, d_out, lse, delta, ds_column_0, dk_0, dv_0, row_hash, column_hash,
                   q_b, q_h, q_n, k_b, k_h, v_b, v_h, o_b, o_h, o_n, g_b, g_h, g_n, row_bh, column_bh, heads,
@@ -258,8 +253,7 @@ def _dk_dv_kernel(q, k, v, d_out, lse, delta, row_hash, ds, qp, d_out_p, lse_p, 
         deltas = _load_vector(delta, row_bh, bh, query, n_queries, BM, EVEN_Q, TMA)
         if DROPOUT:
             row_hashes = _load_vector(row_hash, row_bh, bh, query, n_queries, BM, EVEN_Q, TMA)
-            kept = column_hashes[:, None] * row_hashes[None, :] >= threshold
-            p_t_kept = tl.where(kept, p_t, 0.0)
+            p_t_kept = tl.where(column_hashes[:, None] * row_hashes[None, :] >= threshold, p_t, 0.0)
             ds_t = (p_t_kept * dp_t - p_t * deltas[None, :]).to(q_tile.dtype)
         else:
             p_t_kept = p_t
@@ -318,8 +312,6 @@ def _dq_kernel(k, ds, kp, ds_row_0, ds_column_0, dk_0, dv_0, dq, dk, dv,
         _store_tile(dq, dq_b, dq_h, dq_n, b, h, query, n_queries, acc * (scale * inverse_keep), BM, E, EVEN_Q)
 
 
-# ---------------------------------------------------------------- dropout hashes
-
 @triton.jit
 def _mix(x):
     """Apply the 32-bit finaliser of MurmurHash3 to x: uint32 numbers."""
@@ -333,7 +325,7 @@ def _mix(x):
 @triton.jit
 def _hash_kernel(seed, rows, row_hash, column_hash, row_bh, column_bh, heads, n_rows, n_columns, HAS_ROWS: tl.constexpr,
                  BLOCK: tl.constexpr):
-    """Fill row_hash and column_hash, as attention._hash does. Program (t, bh, stream): stream 0 hashes rows, 1 columns.
+    """Fill row_hash and column_hash, as attention._hashes does. Program (t, bh, stream): rows where stream is 0.
 
     seed: (B,) int64
     rows: (B, n_rows) int, their positions, negative where there is none; without HAS_ROWS they are 0 .. n_rows - 1

@@ -1,4 +1,4 @@
-"""This file holds dropout on a CPU, by the mask of `attention.dropout_mask`.
+"""This file holds dropout on a CPU, by the mask of `attention`.
 
 PyTorch draws one random number after the other there. Here the product of two hashes decides about a value, and the
 backward pass, the same operator on the gradient, computes it again. Where a ReLU comes first, its output is enough.

@@ -97,11 +97,10 @@ def report(folder, manifest, done, as_json):
 
 
 def _print_notes(notes):
-    """Print what to know of recordings, but not all, and no suspected clipping, which most have: see manifest.json."""
+    """Print what to know of recordings, but not all: see manifest.json."""
     found = {}
     for note in notes:
-        if "clipping" not in note["note"]:
-            found.setdefault(note["note"], []).append(f"{note['subject']} {note['trial']}")
+        found.setdefault(note["note"], []).append(f"{note['subject']} {note['trial']}")
     for note, where in list(found.items())[:20]:
         print(f"{', '.join(where[:3])}{f' and {len(where) - 3} more' * (len(where) > 3)}: {note}")
     if len(found) > 20:

@@ -2,7 +2,6 @@
 
 A signal is (C, n) float64 throughout. It is read, judged and filtered a block at a time: memory is bounded by BLOCK."""
 
-from collections import Counter
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -35,16 +34,6 @@ def constant(signal, points: int):
         for start, stop in runs(same):
             channel[start : stop + 1] |= stop - start + 1 >= points
     return mask
-
-
-def clipped_points(channel, start: int, stop: int, points: int = 3) -> dict[float, int]:
-    """Return the smallest and the largest value of a channel (n,), and how many of its points from `start` to `stop`
-    stay there for `points` or longer."""
-    good, found = channel[finite(channel)], {}
-    for end in {good.min(), good.max()} if len(good) else ():
-        stretches = [(first, last) for first, last in runs(channel == end) if last - first >= points]
-        found[end] = sum(max(0, min(last, stop) - max(first, start)) for first, last in stretches)
-    return found
 
 
 def toggles(channel, points: int) -> int:
@@ -162,8 +151,8 @@ def cut(recording, flags):
 def _find_bad(judged, track, blocks):
     """Note at each segment why the raw signal of one modality is of no use there, and what else the signal shows."""
     second, usable = max(1, round(track.rate)), np.zeros(track.points, dtype=bool)
-    clipped, toggled = [Counter() for _ in track.names], np.zeros(len(track.names))
-    power, stretch = np.zeros((len(track.names), 1 + len(MAINS))), max(100, TOGGLING * second)
+    toggled, stretch = np.zeros(len(track.names)), max(100, TOGGLING * second)
+    power = np.zeros((len(track.names), 1 + len(MAINS)))
     for first, last in blocks:
         start, stop = track.span(first, last)
         # A second at one value may lie on both sides of a block's end.
@@ -177,17 +166,14 @@ def _find_bad(judged, track, blocks):
                 a, b = (edge * track.new_points * track.down for edge in (i, i + 1))
                 touched = mask[:, a // track.up - start + before : -(-b // track.up) - start + before].any(axis=1)
                 judged.reasons[i].update(f"{what} in {track.names[channel]}" for channel in np.flatnonzero(touched))
-        for i, channel in enumerate(signal):
-            clipped[i].update(clipped_points(channel, before, before + stop - start))
-            channel = channel[before : before + stop - start]
+        for i, channel in enumerate(signal[:, before : before + stop - start]):
             toggled[i] += toggles(channel, stretch) * stretch / track.rate
             power[i] += mains_power(channel, track.rate)
     # A run shorter than one period of --low says nothing about the pass-band.
     rate, low = track.band[:2]
     track.runs = [(start, stop) for start, stop in runs(usable) if (stop - start) * low >= rate]
-    clips = [each[min(each)] + each[max(each)] if len(each) > 1 else 0 for each in clipped]
     share = (power[:, 1:] / np.maximum(power[:, :1], np.finfo(float).tiny)).T
-    found = [("points of suspected clipping, kept", clips, 0, "{}"), ("toggles by one bit, kept", toggled, 0, "{:g} s")]
+    found = [("toggles by one bit, kept", toggled, 0, "{:g} s")]
     found += [(f"mains ({f} Hz) over half the power", part, 0.5, "{:.0%}") for f, part in zip(MAINS, share)]
     for what, values, most, form in found:
         if said := [f"{name} {form.format(value)}" for name, value in zip(track.names, values) if value > most]:

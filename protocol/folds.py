@@ -2,8 +2,7 @@
 
 A *unit* is what is never shared between training, validation and test: the segment itself (`segment`, the reading
 that the paper's intervals fit), a fifth of a trial (`block`), the trial, the video or the
-subject. Units that hold a rated segment are dealt to the folds; the others take part in pre-training alone.
-"""
+subject. Units that hold a rated segment are dealt to the folds; the others take part in pre-training alone."""
 
 import numpy as np
 
@@ -57,22 +56,22 @@ def deal(unit: np.ndarray, stratum: np.ndarray, parts: int, random: np.random.Ge
     unit_stratum = np.where(pure, stratum[first], mixed)
     order = random.permutation(len(sizes))
     order = order[np.argsort(-sizes[order], kind="stable")]
-    in_stratum, total = np.zeros((mixed + 1, parts)), np.zeros(parts)
+    # Lists, for NumPy takes three times as long for so little at a time.
+    in_stratum, total = [[0] * parts for _ in range(mixed + 1)], [0] * parts
     part_of_unit = np.zeros(len(sizes), dtype=int)
-    for number in order:
-        counts = in_stratum[unit_stratum[number]]
-        part = np.lexsort((total, counts))[0]
+    for number, stratum_, size in zip(order, unit_stratum[order].tolist(), sizes[order].tolist()):
+        counts = in_stratum[stratum_]
+        _, _, part = min(zip(counts, total, range(parts)))
         part_of_unit[number] = part
-        counts[part] += sizes[number]
-        total[part] += sizes[number]
+        counts[part] += size
+        total[part] += size
     return part_of_unit[index.reshape(-1)]
 
 
 def assign_folds(table: np.ndarray, split: str, n_folds: int, fold_seed: int) -> np.ndarray:
     """(n,) int8: the fold in which each segment is tested, NO_FOLD or DROPPED; none is tested where none has a rating.
 
-    Raises ValueError where fewer units hold a rating than there are folds.
-    """
+    Raises ValueError where fewer units hold a rating than there are folds."""
     if not 2 <= n_folds <= 127:
         raise ValueError(f"--n-folds: expected 2 to 127, found {n_folds}")
     unit = units(table, split)
@@ -93,22 +92,19 @@ def labels(table: np.ndarray, target: str, threshold: str, train: np.ndarray | N
     """(n,) int8: 1 where the rating of `target` is above the threshold, 0 where it is not, -1 where unrated.
 
     threshold: `global`, the mean over all rated trials (assumed; "the average value", paper 4.1); `train`, the same
-    over the trials of the rows `train`; `subject`, the mean over the subject's own trials; or a number.
-    """
+    over the trials of the rows `train`; `subject`, the mean over the subject's own trials; or a number."""
     rating = table[target].astype(float)
     _, first = np.unique(trials(table), return_index=True)
     if threshold == "train":
         train_trials = trials(table)[train]
         first = train[np.unique(train_trials, return_index=True)[1]]
-    if threshold == "subject":
+    if threshold in ("global", "train", "subject"):
         limit = np.full(len(table), np.nan)
-        for subject in np.unique(table["subject"]):
-            of_trials = rating[first][table["subject"][first] == subject]
+        group = units(table, "subject") if threshold == "subject" else np.zeros(len(table), int)
+        for number in np.unique(group):
+            of_trials = rating[first][group[first] == number]
             if not np.isnan(of_trials).all():
-                limit[table["subject"] == subject] = np.nanmean(of_trials)
-    elif threshold in ("global", "train"):
-        of_trials = rating[first]
-        limit = of_trials[~np.isnan(of_trials)].mean() if not np.isnan(of_trials).all() else np.nan
+                limit[group == number] = np.nanmean(of_trials)
     else:
         limit = np.float32(threshold)  # as ratings are kept: 5.3 is not above 5.3
     return np.where(np.isnan(rating), -1, rating > limit).astype(np.int8)
@@ -119,8 +115,7 @@ def shuffle_within_subject(table, labels_: np.ndarray, rows: np.ndarray, random:
 
     The segments of a trial keep one label between them, and the trials of a subject the same number of each label. So
     a model can still learn how often a subject says high, but nothing of what the signals of a trial say. To recognise
-    a trial of training in the test brings a label that is right as often as the subject's share of it, and no more.
-    """
+    a trial of training in the test brings a label that is right as often as the subject's share of it, and no more."""
     shuffled, trial = labels_.copy(), trials(table)
     for subject in np.unique(table["subject"][rows]):
         own = rows[table["subject"][rows] == subject]
@@ -133,8 +128,7 @@ def share_of_trials(table, labels_: np.ndarray, rows: np.ndarray, fraction: floa
     """Those of `rows` (rated) that lie in a `fraction` of their trials, the same share of the low and of the high ones.
 
     The same `random` gives nested shares: the trials of 0.1 are among those of 0.3. Whole trials are drawn under every
-    split. Raises ValueError where no trial of a class would be left.
-    """
+    split. Raises ValueError where no trial of a class would be left."""
     trial, chosen = trials(table)[rows], []
     for label, name in enumerate(("low", "high")):
         of_class = random.permutation(np.unique(trial[labels_[rows] == label]))

@@ -2,8 +2,7 @@
 
 Beside every file of predictions (.npy) lies its record (.json): the fields of `Model`, the fold, the target, the
 settings and hashes of the run, and the SHA-256 of every parent, a file that the model was made from. The name of a file
-is a function of its record, and is never parsed back.
-"""
+is a function of its record, and is never parsed back."""
 
 import argparse
 import hashlib
@@ -14,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from common.files import load_array, sha256_of_file, write_atomically, write_json
+from common.files import load_array, read_json, sha256_of_file, write_atomically, write_json
 from paper import MODALITIES
 
 PREDICTION_DTYPE = np.dtype([("segment", "i8"), ("label", "i1"), ("probability", "f4")])
 AGAIN = "remove it and call the script that wrote it again"
 FREE_FLAGS = (  # flags that may change when a training goes on; they do not change its result
     *("run", "data", "extra", "test_data", "device", "threads", "checkpoint_minutes"),
-    *("fresh", "print_flags", "hyperparameters", "validation_only"),
+    *("fresh", "print_flags", "hyperparameters", "validation_only", "trust_data"),
 )
 HASHED = {  # how a difference in what is kept as a hash is called
     "data_sha256": "was made of other segments, pre-processing or recordings",
@@ -63,27 +62,24 @@ class Model:
     @property
     def suffix(self) -> str:
         """What the names of its files have after the target: "", "-random", "-frozen-fraction0.1" ..."""
-        words = {
-            "-random": self.init == "random",
-            "-frozen": self.freeze,
-            "-shuffled": self.shuffle_labels,
-            f"-fraction{self.label_fraction:g}": self.label_fraction < 1,
-            f"@{self.tested_on}": self.tested_on,
-        }
-        return "".join(word for word, said in words.items() if said)
+        return "".join(word for word, _ in self._differences())
 
     @property
     def label(self) -> str:
         """How tables call it: "EEG, no pre-training, 10 % of labels"."""
-        words = {
-            self._family_label(): True,
-            "no pre-training": self.init == "random",
-            "frozen": self.freeze,
-            "shuffled labels": self.shuffle_labels,
-            f"{100 * self.label_fraction:g} % of labels": self.label_fraction < 1,
-            f"on {self.tested_on}": self.tested_on,
+        return ", ".join([self._family_label(), *(words for _, words in self._differences())])
+
+    def _differences(self) -> list[tuple[str, str]]:
+        """What sets it apart from the model of the paper, in the names of files and in tables."""
+        share = self.label_fraction
+        found = {
+            ("-random", "no pre-training"): self.init == "random",
+            ("-frozen", "frozen"): self.freeze,
+            ("-shuffled", "shuffled labels"): self.shuffle_labels,
+            (f"-fraction{share:g}", f"{100 * share:g} % of labels"): share < 1,
+            (f"@{self.tested_on}", f"on {self.tested_on}"): self.tested_on,
         }
-        return ", ".join(word for word, said in words.items() if said)
+        return [words for words, said in found.items() if said]
 
     def _family_label(self) -> str:
         rule = self.rule.capitalize()
@@ -183,9 +179,10 @@ def check_parents(path: Path, record: dict, run: Path, script: str, sha256=sha25
             raise ValueError(f"{path}: {run / name} was trained again since; call {script} again with --fresh")
 
 
-def versions() -> dict:
-    """The versions of what computed the numbers."""
-    return {"python": platform.python_version(), "numpy": np.__version__}
+def versions(*packages) -> dict:
+    """The versions of what computed the numbers: of Python, NumPy and these packages."""
+    found = {package.__name__: str(package.__version__) for package in (np, *packages)}
+    return {"python": platform.python_version(), **found}
 
 
 def read_predictions(path: Path, advice: str = AGAIN) -> np.ndarray:
@@ -199,15 +196,11 @@ def read_predictions(path: Path, advice: str = AGAIN) -> np.ndarray:
 
 def parse_record(about: Path, advice: str) -> dict:
     """The record in the file `about`; ValueError, ending in `advice`, where it is damaged or of an older version."""
+    record = read_json(about, RECORD_KEYS, advice)
     try:
-        record = dict(json.loads(about.read_text()))
-        for key, kind in RECORD_KEYS.items():
-            if not isinstance(record[key], kind):
-                raise TypeError(f"{key}: {record[key]}")
         model_of_record(record).path(Path(), record["fold"], record["target"], ".npy")
-    except (ValueError, LookupError, TypeError) as error:
-        found = f"found {error!r}: damaged, or of an older version"
-        raise ValueError(f"{about}: expected the record of {about.stem}.npy as JSON, {found}; {advice}")
+    except (LookupError, TypeError) as error:
+        raise ValueError(f"{about}: expected a model, found {error!r}: damaged, or of an older version; {advice}")
     return record
 
 
@@ -240,6 +233,21 @@ def is_written(path: Path, record: dict, fresh: bool = False) -> bool:
     return True
 
 
+def read_log(path: Path) -> list[dict]:
+    """The lines of a training's log, one an epoch, none where there is no log; ValueError for another line."""
+    more = {"to_beat": TO_BEAT, "watch": WATCHED} if path.name == "pretrain.jsonl" else {}
+    keys, lines = ("epoch", "train_loss", "validation_loss"), []
+    for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else (), 1):
+        try:
+            lines.append(json.loads(line))
+            parts = [(lines[-1], keys), *((lines[-1][key], names) for key, names in more.items())]
+            [float(part[name]) for part, names in parts for name in names]
+        except (ValueError, TypeError, KeyError):
+            wanted = ", ".join([*keys, *more])
+            raise ValueError(f"{path}: line {number}: expected JSON with {wanted}, found {line[:40]!r}; remove the log")
+    return lines
+
+
 def write_predictions(path: Path, rows, labels: np.ndarray, probability: np.ndarray, record: dict) -> None:
     """Write predictions (segment, label, probability), one for each of `rows`, and then their record; labels: (n,) of
     all rows of segments.npy; probability: (len(rows),) of high."""
@@ -249,9 +257,3 @@ def write_predictions(path: Path, rows, labels: np.ndarray, probability: np.ndar
     write_atomically(path, lambda file: np.save(file, predictions))
     write_json(path.with_suffix(".json"), {**record, "predictions_sha256": sha256_of_file(path)})
     print(f"{path}: {len(rows)} test predictions")
-
-
-def elsewhere(record: dict, data, data_sha256: str) -> dict:
-    """The record of a model's predictions on another labelled set `data` (Segments)."""
-    tested = {"tested_on": data.manifest["dataset"], "tested_sha256": data_sha256, "tested_data": str(data.folder)}
-    return {**record, **tested}

@@ -1,16 +1,16 @@
 """A run: one data set, its folds and the settings that all of its scripts share, kept in run.json and folds.npy."""
 
 import argparse
+import functools
 import hashlib
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 import paper
-from common.files import load_array, write_atomically, write_json
-from common.script import positive
+from common.files import load_array, only_writer, read_json, write_atomically, write_json
+from common.script import add_trust_flag, positive
 from protocol.folds import DROPPED, NO_FOLD, SPLITS, assign_folds, deal, labels, rated
 from protocol.folds import share_of_trials, shuffle_within_subject, strata, units
 from protocol.records import Model
@@ -47,12 +47,21 @@ class Run:
         return {key: value for key, value in self.settings.items() if key not in ("data", "threshold")}
 
     def start(self) -> None:
-        """Write folds.npy and run.json, unless an earlier script did; called once every check has passed."""
+        """Write folds.npy and run.json, unless an earlier script did; called once every check has passed.
+
+        Raises ValueError where another script has begun this run meanwhile, with other settings."""
         path = self.folder / "run.json"
-        if not path.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
+        with only_writer(path, wait=True):
+            if path.exists():
+                check_settings(path, self.settings)
+                return
             write_atomically(self.folder / "folds.npy", lambda file: np.save(file, self.folds))
             write_json(path, self.settings)
+
+    @functools.cached_property
+    def dealt_by(self) -> tuple[np.ndarray, np.ndarray]:
+        """The unit and the stratum (n,) of each segment."""
+        return units(self.data.table, self.settings["split"]), strata(self.data.table)
 
     def split(self, fold: int) -> dict[str, np.ndarray]:
         """Rows (int64) of `train`, `validation`, `test` and `pretrain`, each in order.
@@ -60,10 +69,8 @@ class Run:
         `train`, `validation` and `test` hold units with a rated segment; `pretrain` is `train` and the units without a
         rating. Validation is a part, drawn at random, of the `validation_parts` that the units left after the test fold
         are dealt to. Where no segment of the set has a rating, `test` is empty, and all units are divided between
-        training and validation. Raises ValueError where a part would be empty.
-        """
-        table = self.data.table
-        unit, stratum = units(table, self.settings["split"]), strata(table)
+        training and validation. Raises ValueError where a part would be empty."""
+        unit, stratum = self.dealt_by
         is_rated = (self.folds >= 0).any()
         rest = np.flatnonzero((self.folds >= 0) & (self.folds != fold) if is_rated else self.folds != DROPPED)
         random = np.random.default_rng([self.settings["fold_seed"], fold])
@@ -89,8 +96,7 @@ class Run:
 
         model.shuffle_labels: the labels of training and validation are dealt anew by `shuffle_within_subject`; those of
         the test stay true. model.label_fraction: `train` is what `share_of_trials` leaves of it; the threshold stays.
-        Both are drawn from the run's seed and the fold. Raises ValueError like `check_classes`.
-        """
+        Both are drawn from the run's seed and the fold. Raises ValueError like `check_classes`."""
         table, seed = self.data.table, self.settings["seed"]
         if not (self.folds >= 0).any():
             raise ValueError(f"--data: no segment has a rating; give a set with {' or '.join(paper.TARGETS)}")
@@ -130,6 +136,7 @@ def add_flags(parser) -> None:
     """The flags of a run; those left out are taken from run.json, else from SETTINGS."""
     parser.add_argument("--run", type=Path, default=Path("runs/paper"), help="folder of the run (default: %(default)s)")
     parser.add_argument("--data", type=Path, help="prepared set with ratings (default: the run's, else data/amigos)")
+    add_trust_flag(parser)
     group = parser.add_argument_group("folds and labels (default: what run.json says; in a new run, as below)")
     group.add_argument("--split", choices=SPLITS, help="unit kept apart by the folds (default: segment; assumed)")
     group.add_argument("--n-folds", type=int, metavar="N", help="folds (default: 10; paper 5)")
@@ -154,23 +161,26 @@ def threshold_flag(text: str) -> str:
 
 def read_run(path: Path) -> dict:
     """What run.json says; ValueError where it is damaged."""
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path}: expected JSON, found {error}; use another --run")
     kinds = {**dict.fromkeys(("data", *HASHED), str), **{name: type(value) for name, value in SETTINGS.items()}}
-    for key, kind in kinds.items():
-        found = content.get(key) if isinstance(content, dict) else None
-        if type(found) is not kind:
-            raise ValueError(f"{path}: expected {key} as {kind.__name__}, found {found!r}; use another --run")
-    return content
+    return read_json(path, kinds, "use another --run")
+
+
+def check_settings(path: Path, settings: dict) -> None:
+    """ValueError where run.json says something else than `settings`, but for where the data are."""
+    known = read_run(path)
+    for name, found in settings.items():
+        if name != "data" and known[name] != found:
+            gives = f"{HASHED.get(name)} than {settings['data']} gives"
+            clash = gives if name in HASHED else f"{known[name]}, found {found}"
+            flag = "" if name in HASHED else f"--{name.replace('_', '-')} "
+            other = f", or --data {known['data']}" if name.startswith("data") else ""
+            raise ValueError(f"{path}: this run was started with {flag}{clash}; use another --run{other}")
 
 
 def resolve_flags(args) -> None:
     """Fill in the run's flags that the user left out, from run.json where there is one.
 
-    Raises ValueError for a --fold that the run does not have.
-    """
+    Raises ValueError for a --fold that the run does not have."""
     path = args.run / "run.json"
     known = read_run(path) if path.exists() else {"data": "data/amigos", **SETTINGS}
     for name, value in known.items():
@@ -185,9 +195,8 @@ def resolve_flags(args) -> None:
 def open_run(args) -> Run:
     """Open the run of `args` (resolved), which may be a new one; with --validation-only, without the fold's test rows.
 
-    Raises ValueError where the flags, the data or folds.npy differ from what the run was started with.
-    """
-    data = open_segments(args.data)
+    Raises ValueError where the flags, the data or folds.npy differ from what the run was started with."""
+    data = open_segments(args.data, trust=getattr(args, "trust_data", False))
     folds = assign_folds(data.table, args.split, args.n_folds, args.fold_seed)
     settings = {
         "data": str(args.data),
@@ -198,13 +207,7 @@ def open_run(args) -> Run:
     }
     path, folds_path = args.run / "run.json", args.run / "folds.npy"
     if path.exists():
-        known = read_run(path)
-        for name, found in settings.items():
-            if name != "data" and known[name] != found:
-                clash = f"{HASHED[name]} than {args.data} gives" if name in HASHED else f"{known[name]}, found {found}"
-                flag = "" if name in HASHED else f"--{name.replace('_', '-')} "
-                other = f", or --data {known['data']}" if name.startswith("data") else ""
-                raise ValueError(f"{path}: this run was started with {flag}{clash}; use another --run{other}")
+        check_settings(path, settings)
         stored = load_array(folds_path, "use another --run")
         if stored.dtype != folds.dtype or not np.array_equal(stored, folds):
             raise ValueError(

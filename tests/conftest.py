@@ -4,7 +4,8 @@ import subprocess
 import tempfile
 
 # What torch.compile kept for another kind of processor would be taken up here, and computes nonsense.
-os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(prefix="inductor-")
+KEPT = tempfile.TemporaryDirectory(prefix="inductor-", ignore_cleanup_errors=True)
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = KEPT.name
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small networks gain nothing from more, and lose much on a busy machine
 if "TEST_GPU" not in os.environ:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the same numbers twice are promised on a CPU alone
@@ -50,7 +51,3 @@ def small_disk(tmp_path):
 
     yield disk, fill
     subprocess.run(["umount", disk], check=True)
-
-
-def pytest_unconfigure():
-    shutil.rmtree(os.environ["TORCHINDUCTOR_CACHE_DIR"], ignore_errors=True)

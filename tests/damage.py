@@ -6,13 +6,14 @@ asked to end well. A hang ends the process (SIGPROF), and so does a crash; the d
 Every twentieth file also goes through the whole script; with `command` each goes through the command itself, alone.
 """
 
-import argparse
 import copy
 import faulthandler
 import resource
 import shutil
 import signal
 import sys
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +22,14 @@ from scipy.io import savemat
 import layouts
 import recordings
 from datasets.readers import READERS
+from prepare_data import parse_flags, resolve
 from prepared import call, script
 from preparing import cutting
 
 MEMORY, SECONDS = 2**30, 10
 BOTH, EEG, ECG = recordings.BOTH, {"eeg": recordings.EEG}, {"ecg": ["ECG"]}
-FLAGS = argparse.Namespace(
-    low={"eeg": 0.8, "ecg": 0.8}, high={"eeg": 50.0, "ecg": 50.0}, filter_order=8, rate=128, points=1280,
-    drop_baseline=0.0, max_seconds_per_trial=None, drop_unusable_ecg=False,
-)  # fmt: skip
+FLAGS = parse_flags(["--dataset", "folder"])
+resolve(FLAGS)
 NAMES = [*recordings.EEG, "ECG"]
 
 
@@ -102,9 +102,7 @@ def parts_of(value, where=()):
 
 
 def part(tree, where):
-    for key in where:
-        tree = tree[key]
-    return tree
+    return reduce(getitem, where, tree)
 
 
 def lie_in_variables(tree, rng):
@@ -203,7 +201,7 @@ def read(layout, path):
     """What one file gives: recording by trial, and the starts of its segments."""
     name, _, channels, _ = LAYOUTS[layout]
     reader, found = READERS[name], {}
-    for recording in reader.read(path, channels, "left" if reader.ECG_SIDES else None):
+    for recording in reader.read(path, channels, "left" if hasattr(reader, "ECG_SIDES") else None):
         judged, blocks = cutting.cut(recording, FLAGS)
         assert all(cutting.finite(segments).all() for block in blocks for segments in block.values())
         found[recording.trial] = recording, {judged.begin + number * judged.length for number in judged.kept()}

@@ -17,7 +17,9 @@ import torch
 
 import paper
 from common.files import sha256_of_file
+from kernels import attention
 from protocol import folds, records
+from protocol.fingerprints import fingerprint_dtype, fingerprints
 from protocol.records import Model
 from protocol.run import SETTINGS, Run
 from protocol.segments import open_segments
@@ -35,7 +37,7 @@ def write_set(
     folder, name="mini", subjects=6, unrated=1, trials=4, segments=5, signal=True, seed=0, channels=2, points=POINTS
 ) -> Path:
     """Rated subjects S0.., then unrated ones; EEG of `channels`, ECG of one; a class moves the mean of both."""
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng([seed, *("" if name == "mini" else name).encode()])  # no two sets share a signal
     rows, sources = [], []
     for subject in range(subjects + unrated):
         ratings = random.permutation(np.arange(trials) % 2) * 4 + 2, random.permutation(np.arange(trials) % 2) * 4 + 2
@@ -65,6 +67,42 @@ def write_set(
         **{"subjects": {}, "dropped": [], "notes": [], "versions": {}},
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))
+    sign(folder)
+    return folder
+
+
+def sign(folder) -> None:
+    """Write the fingerprints and hashes of the arrays as they are now: what was changed in them was prepared so."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    arrays = {modality: np.load(folder / f"{modality}.npy") for modality in manifest["channels"]}
+    found = np.empty(len(np.load(folder / "segments.npy")), fingerprint_dtype(arrays))
+    for modality, array in arrays.items():
+        found[modality][: len(array)] = fingerprints(array)[: len(found)]
+    np.save(folder / "fingerprints.npy", found)
+    manifest["files"] = {path.name: sha256_of_file(path) for path in sorted(folder.glob("*.npy"))}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def edit_table(folder, **columns) -> np.ndarray:
+    """Put columns into segments.npy, as if the set had been prepared with them; column: function of the table."""
+    table = np.load(folder / "segments.npy")
+    for name, values in columns.items():
+        table[name] = values(table)
+    np.save(folder / "segments.npy", table)
+    sign(folder)
+    return table
+
+
+def stored_anew(work, name, dataset, source="amigos", rounding=1e-3) -> Path:
+    """A set of the signals of data/<source> in other files, of other people, scaled and rounded as another format would
+    (to `rounding` of their unit)."""
+    folder = shutil.copytree(work / "data" / source, work / "data" / name)
+    for modality in ("eeg", "ecg"):
+        signals = np.load(folder / f"{modality}.npy")
+        np.save(folder / f"{modality}.npy", (2.5 * rounding * np.round(signals / rounding) + 1).astype("f4"))
+    edit_table(folder, subject=lambda table: np.char.add("P", table["subject"]))
+    edit_manifest(folder, lambda m: m.update(dataset=dataset))
+    edit_manifest(folder, lambda m: [each.update(sha256=each["sha256"][::-1], trials=[]) for each in m["sources"]])
     return folder
 
 
@@ -215,6 +253,14 @@ def read_log(path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def dropout_mask(seed, heads: int, rows, columns: int, p: float) -> torch.Tensor:
+    """The mask (B, heads, rows, columns) of `attention` and `dropout`, True where a value is kept; seed: (B,); rows:
+    their number, or their positions (B, Nq)."""
+    count, positions = (rows, None) if isinstance(rows, int) else (rows.shape[1], rows)
+    row_hash, column_hash = attention._hashes(seed, heads, count, columns, positions)
+    return row_hash[..., :, None] * column_hash[..., None, :] >= attention.threshold(p)
+
+
 def assert_same_weights(found, expected) -> None:
     """Those of two checkpoints, in every bit."""
     assert found["model"].keys() == expected["model"].keys()
@@ -223,5 +269,6 @@ def assert_same_weights(found, expected) -> None:
 
 
 def contents(folder) -> dict[str, bytes | None]:
-    """Every path below a folder, with what a file holds."""
-    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+    """Every path below a folder but what is remembered of checks, with what a file holds."""
+    paths = [path for path in folder.rglob("*") if path.name != ".checked.json"]
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in paths}

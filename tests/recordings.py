@@ -30,10 +30,9 @@ def real(*parts):
 
 
 def mitdb():
-    """The integers of both leads of record 100 of mitdb, (2, n): two of 12 bits in three bytes (WFDB format 212)."""
-    packed = np.fromfile(real("mitdb", "100.dat"), np.uint8).reshape(-1, 3).T.astype(int)
-    leads = np.stack([packed[0] | (packed[1] & 15) << 8, packed[2] | (packed[1] >> 4) << 8])
-    return np.where(leads > 2047, leads - 4096, leads).astype(float)
+    """The integers of both leads of record 100 of mitdb, (2, n), as wfdb reads them."""
+    record = str(real("mitdb", "100.hea").with_suffix(""))
+    return pytest.importorskip("wfdb").rdrecord(record, physical=False).d_signal.T.astype(float)
 
 
 def amigos_signal(seed, points):

@@ -1,5 +1,5 @@
 """Attention against PyTorch's own operations in float64, within the rounding errors of its arithmetic, and against
-its exported mask.
+its mask.
 
 Every test runs on whichever path this process has: the Triton kernels on a GPU (TEST_GPU=1) or in Triton's interpreter
 (TRITON_INTERPRET=1); the PyTorch path elsewhere. Where it is the PyTorch path, the last test runs the file once more in
@@ -19,7 +19,8 @@ from scipy import stats
 
 from kernels import attention as module
 from kernels import attention_launch
-from kernels.attention import attention, dropout_mask, keep_probability
+from kernels.attention import attention, keep_probability
+from prepared import dropout_mask
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PATH = "triton" if attention_launch.runs_on(torch.empty(1, device=DEVICE)) else "torch"

@@ -6,6 +6,7 @@ knows only the target; what they compile is then disassembled. Needs Triton with
 import os
 import re
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,23 +22,7 @@ TOOLS = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bi
 # compute capability: shared memory a block may have (KB), the tensor cores' instruction
 TARGETS = {(8, 0): (163, "HMMA"), (8, 9): (99, "HMMA"), (9, 0): (227, "HGMMA"), (10, 0): (227, "UTC.*MMA"),
            (12, 0): (99, "HMMA")}
-SPILLS = dict(_forward_kernel=0, _delta_kernel=0, _dk_dv_kernel=0, _dq_kernel=0)  # bytes of stack a thread, at most
-
-
-class Driver:
-    """Stands in for a GPU of the given compute capability: enough to compile, nothing to run."""
-
-    def __init__(self, capability):
-        self.target = triton.backends.compiler.GPUTarget("cuda", capability[0] * 10 + capability[1], 32)
-
-    def get_current_target(self):
-        return self.target
-
-    def get_current_device(self):
-        return 0
-
-    def get_current_stream(self, device):
-        return 0
+KERNELS = "_forward_kernel", "_delta_kernel", "_dk_dv_kernel", "_dq_kernel"
 
 
 @pytest.fixture
@@ -57,11 +42,14 @@ def compiled(monkeypatch, tmp_path):
 
         monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-        for name in SPILLS:
+        for name in KERNELS:
             kernel = getattr(attention_launch.kernels, name)
             kernel.device_caches.clear()  # it would remember the target before
             monkeypatch.setattr(attention_launch.kernels, name, Recorder(kernel))
-        monkeypatch.setattr(type(triton.runtime.driver), "active", Driver(capability), raising=False)
+        target = triton.backends.compiler.GPUTarget("cuda", capability[0] * 10 + capability[1], 32)
+        driver = SimpleNamespace(get_current_target=lambda: target, get_current_device=lambda: 0,
+                                 get_current_stream=lambda device: 0)  # enough to compile, nothing to run
+        monkeypatch.setattr(type(triton.runtime.driver), "active", driver, raising=False)
         q, k, v = torch.zeros(2, 1281, 3, 2, 128, dtype=dtype).transpose(1, 3).unbind(2)
         lse = attention_launch.vectors(q, 2, 1281)
         hashes = [None, None] if p == 0 else [attention_launch.vectors(q, 2, 1281, torch.int32)] * 2
@@ -88,13 +76,13 @@ def read(kernel, tmp_path):
 def test_bfloat16_kernels_use_tensor_cores_and_fit(compiled, tmp_path, capability, p):
     limit, instruction = TARGETS[capability]
     kernels = compiled(capability, torch.bfloat16, p)
-    assert set(kernels) == set(SPILLS)
+    assert set(kernels) == set(KERNELS)
     for name, kernel in kernels.items():
         registers, stack, shared, code = read(kernel, tmp_path)
         print(f"sm_{capability[0]}{capability[1]} p={p} {name}: {registers} registers, {stack} bytes of stack, "
               f"{shared} bytes of shared memory")
         assert shared <= limit * 1024, name
-        assert stack <= SPILLS[name], name
+        assert stack == 0, name
         assert name == "_delta_kernel" or re.search(instruction, code), name
 
 

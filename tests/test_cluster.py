@@ -6,11 +6,14 @@ import sys
 import time
 from contextlib import redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import cluster
+from common import ray_stages
+from common.files import only_writer
 from prepared import FINETUNE, FUSE, PRETRAIN, assert_same_weights, done, edit_manifest, open_run, refusal
 from prepared import reproduce, start, write_set
 from ray_nodes import kill_raylet, needs_ray, two_nodes
@@ -20,6 +23,23 @@ GRID = ("--run", "runs/grid", *(f"--{stage}-flags={' '.join(flags)}" for stage, 
 FEW = "--targets arousal --inits pretrained --n-folds 3".split()
 PLANTED = Path("runs/grid/eeg/fold1/pretrain.pt")
 MANY_EPOCHS = (*GRID, "--pretrain-flags", " ".join(PRETRAIN).replace("--epochs 2", "--epochs 60"))
+
+
+def test_a_ray_that_cannot_start_here_names_what_to_set(monkeypatch):
+    def init(**_):
+        raise ValueError("AF_UNIX path length cannot exceed 107 bytes")
+
+    for name in ("ray", "ray.tune"):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(init=init))
+    with pytest.raises(ValueError, match="107 bytes.*; set RAY_TMPDIR to a folder of your own with a short path"):
+        ray_stages.start_ray("local", 1, 0)
+
+
+def test_a_second_cluster_on_the_same_run_says_who_is_at_work(finished, tmp_path):
+    work = shutil.copytree(finished, tmp_path / "work")
+    with only_writer(work / "runs" / "grid" / "cluster"):
+        says = ["runs/grid/cluster: process ", "is at work on it"]
+        refusal("cluster.py", *GRID, *FEW, cwd=work, says=says)
 
 
 def shell_loop(folder, chosen, epochs=2):

@@ -117,6 +117,7 @@ ZEROS = np.zeros((99, 17))
         ("VideoIDs.3.", ZEROS, None, "a name far too long"),
         ("labels_selfassessment.3.", ZEROS, [1, 2, 3], "9"),
         ("labels_selfassessment.3.", ZEROS, ratings(1e300, 5), "9"),
+        ("labels_selfassessment.3.", ZEROS, ratings(0, 5), "9"),
     ],
 )
 def test_amigos_cells_that_lie(tmp_path, word, signal, rated, video):

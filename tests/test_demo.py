@@ -59,7 +59,6 @@ def test_an_old_python_ends_in_one_line(tmp_path, name, version):
     finished = subprocess.run(["bash", tmp_path / name], env=environment, capture_output=True, text=True)
     assert finished.returncode == 2 and finished.stdout == ""
     (said,) = finished.stderr.splitlines()
-    assert said.startswith(
-        f"{name}: expected Python 3.11 or later as {python}, found {version or 'none'}; call PYTHON="
-    )
+    expected = f"{name}: expected Python 3.11 or later as {python}, found {version or 'none'}; call PYTHON="
+    assert said.startswith(expected)
     assert not (tmp_path / ".venv").exists()

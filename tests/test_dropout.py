@@ -1,10 +1,11 @@
-"""Dropout on the CPU against its definition, written out with the mask that the attention exports."""
+"""Dropout on the CPU against its definition, written out with the mask of the attention."""
 
 import pytest
 import torch
 
-from kernels.attention import dropout_mask, keep_probability
+from kernels.attention import keep_probability
 from kernels.dropout import dropout
+from prepared import dropout_mask
 
 P = 0.3
 
@@ -50,10 +51,7 @@ def test_some_tokens_get_what_all_would(relu):
     whole = dropout(x, P, seed, relu=relu)
     some = dropout(x[chosen], P, seed, rows, relu=relu)
     assert torch.equal(some, whole[chosen])
-    gradients = (
-        torch.autograd.grad(some, x, gradient[chosen])[0],
-        torch.autograd.grad(whole[chosen], x, gradient[chosen])[0],
-    )
+    gradients = [torch.autograd.grad(out, x, gradient[chosen])[0] for out in (some, whole[chosen])]
     assert torch.equal(*gradients) and gradients[0].any()
 
 

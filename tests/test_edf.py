@@ -27,11 +27,9 @@ def begin(second) -> bytes:
     return b"+%g\x14\x14\0" % second
 
 
-def by_mne(path, kind):
+def by_mne(path):
     """Channel -> V, n; annotations."""
-    mne = pytest.importorskip("mne")
-    read = {"edf": mne.io.read_raw_edf, "bdf": mne.io.read_raw_bdf}[kind]
-    raw = read(path, preload=True, verbose="error")
+    raw = pytest.importorskip("mne").io.read_raw(path, preload=True, verbose="error")
     return dict(zip(raw.ch_names, raw.get_data())), raw.annotations
 
 
@@ -138,16 +136,8 @@ def test_what_no_gap_can_be(tmp_path, kind):
 
 
 MARKS = {"BAD_blink": (3.5, 2), "bad": (11, None), "Bad segment": (21, 0.5), "T0": (1, 30), "a bad day": (1, 30)}
-
-
-LOOSE = [
-    b"+0\x14New Segment/\x14\0",
-    b"+2\x15\x14bad\x14\0",
-    b"+3,5\x150,5\x14Comment/BAD\x14\0",
-    b"",
-    b"+5\x14boundary\x14\0",
-]
-LOOSE += [b"8\x15+1\x14Bad\x14\0"]
+LOOSE = [b"+0\x14New Segment/\x14\0", b"+2\x15\x14bad\x14\0", b"+3,5\x150,5\x14Comment/BAD\x14\0", b""]
+LOOSE += [b"+5\x14boundary\x14\0", b"8\x15+1\x14Bad\x14\0"]
 
 
 @BOTH_KINDS
@@ -173,7 +163,7 @@ def test_annotations_call_stretches_bad(tmp_path, kind, first):
     called = [(start, stop) for start, stop, _ in found.bad]
     assert called == [(3.5, 5.5), (11, 11.001), (21, 21.5)]
     assert [why for *_, why in found.bad] == [f"annotated {text!r}" for text in list(MARKS)[:3]]
-    _, annotations = by_mne(path, kind)
+    _, annotations = by_mne(path)
     expected = [each["onset"] for each in annotations if each["description"].upper().startswith("BAD")]
     np.testing.assert_allclose([start for start, _ in called], expected, atol=1e-6)
     write_list(tmp_path / "raw", "file,subject", f"a.{kind},A")
@@ -284,7 +274,7 @@ def test_whole_records_are_read_and_the_rest_is_noted(tmp_path, kind, cut, state
     found = read_edf(path, BOTH)
     np.testing.assert_allclose(found.signals["eeg"], signals[:10, : 160 * seconds], atol=step(signals, kind))
     assert len(found.notes) == len(words) and all(word in note for word, note in zip(words, found.notes))
-    expected, _ = by_mne(path, kind)
+    expected, _ = by_mne(path)
     for name, channel in zip(EEG, found.signals["eeg"]):
         np.testing.assert_allclose(channel, 1e6 * expected[name], rtol=1e-9, atol=1e-9 * np.ptp(channel))
 

@@ -2,11 +2,14 @@
 
 import json
 import re
+import signal
+from itertools import product
 
 import pytest
 
+import paper
 from prepared import PRETRAIN as SMALL
-from prepared import contents, done, refusal, reproduce
+from prepared import contents, done, refusal, reproduce, script
 
 RUN = {"data": "data/amigos", "run": "runs/paper", "fold": 3, "seed": 0}
 FOLDS = {"split": "segment", "n_folds": 10, "fold_seed": 0, "validation_parts": 9, "threshold": "global"}
@@ -19,30 +22,25 @@ PRETRAIN = {**COMMON, **NETWORK, **MASK, "epochs": 500, "weight_decay": 0.005, "
 VARIANT = {"init": "pretrained", "freeze": False, "shuffle_labels": False, "label_fraction": 1.0, "weight_decay": 1e-5}
 STEPS = {"epochs": 100, "lr": 1e-4, "lr_factor": 0.65, "lr_every": 45}
 FINETUNE = {**COMMON, **NETWORK, **VARIANT, **STEPS, "pool": "cls"}
+EEG_HEAD = {"classifier_hidden": [64], "classifier_dropout": 0.6}
+ECG_HEAD = {"classifier_hidden": [1024, 512], "classifier_dropout": 0.3}
 FUSED = {"fusion_hidden": [64, 32], "fusion_dropout": 0.1, "epochs": 52, "lr": 1e-5, "lr_factor": 0.65, "lr_every": 20}
 PASS = {"low": {"eeg": 0.8, "ecg": 0.8}, "high": {"eeg": 50.0, "ecg": 50.0}, "filter_order": 8}
+PREPARED = {**PASS, "rate": 128, "seconds_per_segment": 10, "normalise": "subject"}
 EXPECTED = [
     ("pretrain.py --modality eeg --fold 3", {**PRETRAIN, "modality": "eeg", "lr": 5e-4}),
     ("pretrain.py --modality ecg --fold 3", {**PRETRAIN, "modality": "ecg", "lr": 1e-3}),
-    (
-        "finetune.py --modality eeg --target arousal --fold 3",
-        {**FINETUNE, "classifier_hidden": [64], "classifier_dropout": 0.6},
-    ),
-    (
-        "finetune.py --modality ecg --target valence --fold 3",
-        {**FINETUNE, "classifier_hidden": [1024, 512], "classifier_dropout": 0.3},
-    ),
+    ("finetune.py --modality eeg --target arousal --fold 3", {**FINETUNE, **EEG_HEAD}),
+    ("finetune.py --modality ecg --target valence --fold 3", {**FINETUNE, **ECG_HEAD}),
     ("fuse.py --target arousal --fold 3", {**COMMON, **VARIANT, **FUSED}),
-    (
-        "prepare_data.py --dataset amigos --raw raw",
-        {**PASS, "rate": 128, "seconds_per_segment": 10, "normalise": "subject"},
-    ),
+    ("prepare_data.py --dataset amigos --raw raw", PREPARED),
     ("evaluate.py", {"run": ["runs/paper"], "bootstrap": 2000, "permutations": 9999, "seed": 0}),
     ("baseline.py", {"run": "runs/paper", "data": "data/amigos", "model": "classical", "n_folds": 10}),
 ]
 NO_HYPER_PARAMETERS = {
     *("-h", "--dataset", "--run", "--data", "--raw", "--out", "--json", "--fresh", "--print-flags", "--check"),
     *("--list", "--model", "--rows", "--details", "--report"),
+    *("--trust-data", "--skip-stale"),
 }
 
 
@@ -56,7 +54,7 @@ def test_print_flags_gives_the_numbers_of_the_paper(tmp_path, command, expected)
 
 def test_training_flags_are_these_and_no_others(tmp_path):
     machine = {"device", "precision", "threads", "checkpoint_minutes", "fresh", "print_flags"}
-    machine |= {"hyperparameters", "validation_only"}
+    machine |= {"hyperparameters", "validation_only", "trust_data"}
     own = {"pretrain.py": {"extra", "modality"}, "fuse.py": {"target", "test_data"}}
     own["finetune.py"] = {"modality", "target", "test_data"}
     for command, expected in EXPECTED[:5]:
@@ -100,6 +98,25 @@ def test_help_of_every_flag_ends_in_its_section(tmp_path, monkeypatch, script):
             assert re.search(r"(paper \d(\.\d)*(, \d(\.\d)*)*(; \w+ assumed)?|assumed)\)?$", what), (name, what)
 
 
+def test_a_hyper_parameter_that_is_true_or_false(work, monkeypatch):
+    monkeypatch.setitem(paper.STAGES["pretrain"], "pre_norm", (False, "norm before attention", "assumed"))
+    command = "pretrain.py", "--modality", "eeg", "--fold", 1, "--print-flags"
+    for flags, expected in (((), False), (("--pre-norm",), True), (("--no-pre-norm",), False)):
+        assert json.loads(done(*command, *flags, cwd=work))["pre_norm"] is expected
+    assert "False" in refusal(*command, "--pre-norm", "False", cwd=work)
+    (work / "best.json").write_text('{"hyperparameters": {"pre_norm": true}, "fold": 1}')
+    assert json.loads(done(*command, "--hyperparameters", "best.json", cwd=work))["pre_norm"] is True
+
+
+@pytest.mark.parametrize("name", ["pretrain.py", "prepare_data.py", "evaluate.py", "tune.py"])
+def test_ctrl_c_while_packages_are_imported_is_one_line(tmp_path, monkeypatch, name):
+    (tmp_path / "numpy.py").write_text("raise KeyboardInterrupt")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    finished = script(name, "--print-flags", cwd=tmp_path)
+    assert finished.stderr == f"{name}: interrupted; the same command goes on from here\n"
+    assert finished.returncode in (-signal.SIGINT, 128 + signal.SIGINT)
+
+
 def test_a_warm_up_longer_than_the_training_is_said(work):
     flags = ("--modality", "ecg", "--fold", 3, *SMALL, "--run", "runs/warm", "--lr", 1e-3)
     assert "note:" not in done("pretrain.py", *flags, "--warmup-epochs", 2, cwd=work)
@@ -107,26 +124,19 @@ def test_a_warm_up_longer_than_the_training_is_said(work):
     assert "note: the learning rate comes no higher than 0.00025, for --warmup-epochs 8 is more than --epochs 2" in said
 
 
-PRETRAINING = "pretrain.py", "--modality", "ecg", "--fold", 3
-
-
 @pytest.mark.parametrize(
-    "command, flag, value, says",
+    "script, flags, values, says",
     [
-        *(
-            (PRETRAINING, flag, -0.1, " 0, found -0.1")
-            for flag in ("--dropout", "--mask-probability", "--beta1", "--lr")
-        ),
-        *(
-            (PRETRAINING, flag, 1.0, "a number below 1, found 1")
-            for flag in ("--dropout", "--mask-probability", "--beta1")
-        ),
-        (("finetune.py",), "--classifier-dropout", 1, "a number below 1, found 1"),
-        (("fuse.py",), "--fusion-dropout", 1, "a number below 1, found 1"),
-        *((PRETRAINING, "--lr", value, value) for value in ("fast", "0", "nan")),
-        (PRETRAINING, "--epochs", "2.5", "2.5"),
+        ("pretrain.py", "--dropout --mask-probability --beta1 --lr", "-0.1", " 0, found -0.1"),
+        ("pretrain.py", "--dropout --mask-probability --beta1", "1.0", "a number below 1, found 1"),
+        ("finetune.py", "--classifier-dropout", "1", "a number below 1, found 1"),
+        ("fuse.py", "--fusion-dropout", "1", "a number below 1, found 1"),
+        ("pretrain.py", "--lr", "fast 0 nan", ""),
+        ("pretrain.py", "--epochs", "2.5", ""),
+        ("finetune.py", "--label-fraction", "0 -0.5 1.5 nan much", ""),
     ],
 )
-def test_numbers_that_a_flag_does_not_take_are_refused(tmp_path, command, flag, value, says):
-    line = refusal(*command, flag, value, "--print-flags", cwd=tmp_path)
-    assert line.startswith(f"{command[0]}: argument {flag}: ") and says in line
+def test_numbers_that_a_flag_does_not_take_are_refused(tmp_path, script, flags, values, says):
+    for flag, value in product(flags.split(), values.split()):
+        line = refusal(script, flag, value, "--print-flags", cwd=tmp_path)
+        assert line.startswith(f"{script}: argument {flag}: ") and (says or value) in line

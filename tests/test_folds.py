@@ -1,5 +1,7 @@
 """Folds, labels and the leak guard against their definitions."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -28,11 +30,7 @@ def key(rows, split):
 def make_run(data_table, tmp_path, **settings):
     settings = {**SETTINGS, **settings}
     assigned = folds.assign_folds(data_table, settings["split"], settings["n_folds"], settings["fold_seed"])
-
-    class Data:
-        table, folder = data_table, tmp_path
-
-    return Run(tmp_path, settings, Data, assigned)
+    return Run(tmp_path, settings, SimpleNamespace(table=data_table, folder=tmp_path), assigned)
 
 
 @pytest.mark.parametrize("split", folds.SPLITS)

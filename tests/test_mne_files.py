@@ -1,6 +1,7 @@
 """Recordings in the formats of other recorders against MNE and pyxdf, and BIDS folders written by mne-bids."""
 
 import shutil
+from itertools import product
 
 import numpy as np
 import pytest
@@ -14,32 +15,19 @@ from recordings import BOTH, EEG, edf_signal, read_all, real, write_edf
 RATE, SECONDS = 250, 30
 
 
-def save(raw, path):
-    """Write what MNE has read as FIF, or as MNE exports it."""
-    mne = pytest.importorskip("mne")
-    pytest.importorskip({".vhdr": "pybv", ".set": "eeglabio"}.get(path.suffix, "mne"))
-    if path.suffix == ".fif":
-        raw.save(path, fmt="double", verbose="error")
-    else:
-        mne.export.export_raw(path, raw, verbose="error")
-
-
 def write_raw(path, marks=((), (), ())):
-    """Write what `edf_signal` gives (uV), of which FIF calls O1 bad; return it as (11, n) in V."""
+    """Write what `edf_signal` gives (uV) as MNE does, of which FIF calls O1 bad; return it as (11, n) in V."""
     mne, values = pytest.importorskip("mne"), edf_signal(0, SECONDS, RATE) * 1e-6
+    pytest.importorskip({".vhdr": "pybv", ".set": "eeglabio"}.get(path.suffix, "mne"))
     info = mne.create_info([*EEG, "ECG"], RATE, ["eeg"] * 10 + ["ecg"])
     raw = mne.io.RawArray(values, info, first_samp=500, verbose="error")
     raw.set_annotations(mne.Annotations(*marks))
     raw.info["bads"] = ["O1"] * (path.suffix == ".fif")
-    save(raw, path)
+    if path.suffix == ".fif":
+        raw.save(path, fmt="double", verbose="error")
+    else:
+        mne.export.export_raw(path, raw, verbose="error")
     return values
-
-
-def prepared(folder_, raw, *flags):
-    """The signals and the table of a folder once it is prepared."""
-    done("prepare_data.py", "--dataset", "folder", "--raw", raw, "--out", folder_, *flags, cwd=folder_)
-    data = open_segments(folder_ / "folder")
-    return {modality: np.array(signal) for modality, signal in data.signals.items()}, data.table, data.manifest
 
 
 @pytest.mark.parametrize("name", ["a.vhdr", "a.set", "a_raw.fif"])
@@ -84,6 +72,9 @@ def test_a_missing_or_changed_companion_is_noticed(tmp_path):
     write_list(tmp_path / "in", "file,subject", "raw.vhdr,A")
     flags = ("prepare_data.py", "--dataset", "folder", "--raw", "in", "--out", "out")
     done(*flags, cwd=tmp_path)
+    sources = open_segments(tmp_path / "out" / "folder").manifest["sources"]
+    assert [each["file"] for each in sources] == ["recordings.csv", "raw.vhdr", "raw.eeg", "raw.vmrk"]
+    assert [each["trials"] for each in sources] == [[], [], [["A", "raw"]], []]
     with open(tmp_path / "in" / "raw.vmrk", "a") as file:
         file.write("Mk2=Comment,BAD_,251,250,0\n")
     assert "raw.vmrk in in has changed since it was prepared" in refusal(*flags, cwd=tmp_path)
@@ -203,49 +194,28 @@ def test_a_folder_without_recordings_and_one_whose_files_were_not_fetched(tmp_pa
         folder.sources(tmp_path)
 
 
-@pytest.fixture(scope="module")
-def eegmat(tmp_path_factory):
-    """A folder with the EDFs of two people, named as a list names them, and what they are once prepared."""
-    top = tmp_path_factory.mktemp("edf")
-    lines = ["file,subject,trial,video"]
-    for subject in ("03", "04"):
-        for number, task in (("1", "rest"), ("2", "arithmetic")):
-            name = f"Subject{subject}_{number}.edf"
-            shutil.copy(real("eegmat", name), top / name)
-            lines.append(f"{name},{subject},{task},{task}")
-    write_list(top, *lines)
-    return top, lines, prepared(top, top)
-
-
-def assert_same_segments(eegmat, found, bound=1e-6):
-    (signals, table, _), (others, other_table, _) = eegmat[2], found
-    names = ["subject", "trial", "video", "start"]
-    order, other_order = (np.argsort(each, order=names) for each in (table, other_table))
-    assert table[names][order].tolist() == other_table[names][other_order].tolist()
-    for modality, signal in signals.items():
-        np.testing.assert_allclose(others[modality][other_order], signal[order], rtol=0, atol=bound)
-
-
-@pytest.mark.parametrize("name", [".vhdr", ".set", "_raw.fif"])
-def test_real_recordings_that_mne_has_written(tmp_path, eegmat, name):
-    mne = pytest.importorskip("mne")
-    top, lines, _ = eegmat
-    raw_folder = tmp_path / "raw"
-    raw_folder.mkdir()
-    for path in top.glob("*.edf"):
-        raw = mne.io.read_raw(path, preload=True, verbose="error")
-        save(raw, raw_folder / f"{path.stem}{name}")
-    write_list(raw_folder, *(line.replace(".edf", name) for line in lines))
-    assert_same_segments(eegmat, prepared(tmp_path, raw_folder))
-
-
-def test_a_real_bids_folder_of_mne_bids(tmp_path, eegmat):
+def test_a_real_bids_folder_of_mne_bids(tmp_path):
+    """The EDFs of two people, by a list and as mne-bids files them."""
     mne, mne_bids = pytest.importorskip("mne"), pytest.importorskip("mne_bids")
-    top, raw_folder = eegmat[0], tmp_path / "raw"
-    for path in sorted(top.glob("*.edf")):
-        raw = mne.io.read_raw(path, verbose="error")
-        task = "rest" if path.stem.endswith("1") else "arithmetic"
-        where = mne_bids.BIDSPath(subject=path.stem[7:9], task=task, datatype="eeg", root=raw_folder)
-        mne_bids.write_raw_bids(raw, where, verbose="error", format="BrainVision" if task == "rest" else "auto")
-    assert {path.suffix for path in raw_folder.rglob("*_eeg.*")} == {".edf", ".vhdr", ".eeg", ".vmrk", ".json"}
-    assert_same_segments(eegmat, prepared(tmp_path, raw_folder))
+    tables, signals = [], []
+    (tmp_path / "listed").mkdir()
+    lines = ["file,subject,trial,video"]
+    for subject, (number, task) in product(("03", "04"), (("1", "rest"), ("2", "arithmetic"))):
+        path = tmp_path / "listed" / f"Subject{subject}_{number}.edf"
+        shutil.copy(real("eegmat", path.name), path)
+        lines.append(f"{path.name},{subject},{task},{task}")
+        where = mne_bids.BIDSPath(subject=subject, task=task, datatype="eeg", root=tmp_path / "bids")
+        raw, form = mne.io.read_raw(path, verbose="error"), "BrainVision" if task == "rest" else "auto"
+        mne_bids.write_raw_bids(raw, where, verbose="error", format=form)
+    write_list(tmp_path / "listed", *lines)
+    suffixes = {path.suffix for path in (tmp_path / "bids").rglob("*_eeg.*")}
+    assert suffixes == {".edf", ".vhdr", ".eeg", ".vmrk", ".json"}
+    for raw in (tmp_path / "listed", tmp_path / "bids"):
+        done("prepare_data.py", "--dataset", "folder", "--raw", raw, "--out", raw, cwd=tmp_path)
+        data = open_segments(raw / "folder")
+        order = np.argsort(data.table, order=["subject", "trial", "start"])
+        tables.append(data.table[["subject", "trial", "video", "start"]][order].tolist())
+        signals.append([data.signals[modality][order] for modality in BOTH])
+    assert tables[0] == tables[1]
+    for listed, filed in zip(*signals):
+        np.testing.assert_allclose(filed, listed, rtol=0, atol=1e-6)

@@ -77,11 +77,9 @@ def test_encoder_equals_its_written_out_form():
     x = torch.randn(2, 2, 20, dtype=torch.float64)
     first, second = encoder.convolutions
     y = F.conv1d(F.pad(x, (2, 2)), first.weight, first.bias).transpose(1, 2)
-    y = (y - y.mean(2, keepdim=True)) / (y.var(2, keepdim=True, unbiased=False) + 1e-5).sqrt()
-    y = (y * encoder.norm.weight + encoder.norm.bias).clamp(min=0).transpose(1, 2)
+    y = F.layer_norm(y, (4,), encoder.norm.weight, encoder.norm.bias).clamp(min=0).transpose(1, 2)
     y = F.conv1d(F.pad(y, (1, 1)), second.weight, second.bias).clamp(min=0).transpose(1, 2)
-    normed = (y - y.mean(2, keepdim=True)) / (y.var(2, keepdim=True, unbiased=False) + 1e-5).sqrt()
-    assert close(encoder(x), normed * encoder.output_norm.weight + encoder.output_norm.bias)
+    assert close(encoder(x), F.layer_norm(y, (6,), encoder.output_norm.weight, encoder.output_norm.bias))
     encoder.output_norm = Encoder(2, [5, 3], [4, 6], output_norm=False).output_norm
     assert close(encoder(x), y)
 
@@ -208,12 +206,9 @@ def test_mask_covers_48_percent_in_spans_of_20():
     assert abs(mask[:, 100:].mean() - (1 - (1 - 0.0325) ** 20)) < 0.003
     assert mask[:, 0].mean() == pytest.approx(0.0325, abs=0.01)
     assert mask.sum(1).std() > 30  # the count varies by segment
-    few = sample_mask(4000, 1280, 0.0005, 20, torch.Generator().manual_seed(1)).numpy()
-    for rows, median in ((mask, False), (few, True)):
-        edges = np.diff(np.pad(rows, ((0, 0), (1, 1))).astype(int))
-        starts, ends = (np.argwhere(edges == sign)[:, 1] for sign in (1, -1))
-        assert ((ends - starts >= 20) | (ends == 1280)).all()
-        assert not median or np.median(ends - starts) == 20
+    edges = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(int))
+    starts, ends = (np.argwhere(edges == sign)[:, 1] for sign in (1, -1))
+    assert min((ends - starts)[ends < 1280]) == 20
 
 
 def test_the_masked_input_is_zero_in_every_channel_and_only_there():

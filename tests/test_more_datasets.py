@@ -138,9 +138,10 @@ def test_ascertain_times_that_do_not_rise(tmp_path, times):
         only(ascertain, tmp_path, ECG, "left")
 
 
-def test_dreamer(tmp_path):
+@pytest.mark.parametrize("dominance", [True, False])
+def test_dreamer(tmp_path, dominance):
     """EEG and ECG at their own rates, both ECGs, ratings; the baseline is no trial."""
-    people = write_dreamer(tmp_path / "DREAMER" / "DREAMER.mat", subjects=2)
+    people = write_dreamer(tmp_path / "DREAMER" / "DREAMER.mat", subjects=2, dominance=dominance)
     [path] = dreamer.sources(tmp_path)
     for side, column in (("left", 0), ("right", 1)):
         found = list(dreamer.read(path, BOTH, side))
@@ -152,15 +153,9 @@ def test_dreamer(tmp_path):
             expected = person["eeg"][clip][:, [DREAMER_COLUMNS.index(name) for name in EEG]].T
             np.testing.assert_array_equal(recording.signals["eeg"], expected)
             np.testing.assert_array_equal(recording.signals["ecg"], person["ecg"][clip][:, column : column + 1].T)
-            rated = {"arousal": person["arousal"][clip], "valence": person["valence"][clip], "dominance": 3}
-            assert recording.ratings == rated
+            rated = {"arousal": person["arousal"][clip], "valence": person["valence"][clip]}
+            assert recording.ratings == (rated | {"dominance": 3} if dominance else rated)
     assert len(list(dreamer.read(path, ECG))) == 36
-
-
-def test_a_dreamer_file_without_dominance(tmp_path):
-    [person] = write_dreamer(tmp_path / "DREAMER.mat", subjects=1, dominance=False)
-    first, *_ = dreamer.read(tmp_path / "DREAMER.mat", ECG)
-    assert "dominance" not in first.ratings and first.ratings["arousal"] == person["arousal"][0]
 
 
 @pytest.mark.parametrize("write", [write_pspm, write_pspm_hdf5])
@@ -229,7 +224,7 @@ def everything():
 @pytest.mark.parametrize("options", [{}, {"do_compression": True}])
 def test_mat_5_equals_scipy(tmp_path, options):
     savemat(tmp_path / "x.mat", everything(), **options)
-    found, expected = read_mat(tmp_path / "x.mat", list(everything())), loadmat(tmp_path / "x.mat")
+    (found, _), expected = read_mat(tmp_path / "x.mat", list(everything())), loadmat(tmp_path / "x.mat")
     for name in everything():
         assert_same(found[name], expected[name])
 
@@ -248,7 +243,7 @@ def test_mat_5_equals_scipy_on_files_that_matlab_wrote():
         except Exception:  # damaged for SciPy's tests
             continue
         names = [name for name in expected if not name.startswith("__")]
-        found = read_mat(path, names)
+        found, _ = read_mat(path, names)
         for name in names:
             if found.get(name) is not None:  # no function, object or sparse matrix
                 assert_same(found[name], expected[name])
@@ -307,10 +302,11 @@ def test_variables_that_nobody_wants_are_skipped(tmp_path, beside, options, firs
     if beside == "handle" and not HANDLE.exists():
         pytest.skip("SciPy is installed without its test files")
     savemat(tmp_path / "x.mat", {"x": np.arange(9.0)}, **options)
-    content, other, notes = (tmp_path / "x.mat").read_bytes(), BESIDE[beside](), []
+    content, other = (tmp_path / "x.mat").read_bytes(), BESIDE[beside]()
     (tmp_path / "x.mat").write_bytes(content[:128] + other + content[128:] if first else content + other)
-    np.testing.assert_array_equal(read_mat(tmp_path / "x.mat", ["x"], notes)["x"], np.arange(9.0)[None])
-    assert notes == []
+    found, notes = read_mat(tmp_path / "x.mat", ["x"])
+    np.testing.assert_array_equal(found["x"], np.arange(9.0)[None])
+    assert notes == ()
 
 
 def spare_in_the_variable(content):
@@ -330,10 +326,11 @@ KEPT = {  # what a writer did -> how, and of how many bytes the note speaks
 
 @pytest.mark.parametrize("case", KEPT)
 def test_bytes_that_are_left_over_are_noted(tmp_path, case):
-    (change, count), notes = KEPT[case], []
+    change, count = KEPT[case]
     savemat(tmp_path / "x.mat", {"x": np.arange(9.0)}, do_compression=True)
     (tmp_path / "x.mat").write_bytes(change((tmp_path / "x.mat").read_bytes()))
-    np.testing.assert_array_equal(read_mat(tmp_path / "x.mat", ["x"], notes)["x"], np.arange(9.0)[None])
+    found, notes = read_mat(tmp_path / "x.mat", ["x"])
+    np.testing.assert_array_equal(found["x"], np.arange(9.0)[None])
     assert [note.startswith(f"{count}bytes behind") for note in notes] == [True] * (count is not None)
 
 
@@ -341,7 +338,7 @@ def test_sizes_as_uint32_and_padding_that_is_missing(tmp_path):
     head = element(6, (9).to_bytes(8, "little")) + element(6, b"\1\0\0\0\3\0\0\0") + element(1, b"x")
     variable = element(14, head + element(2, b"\7\x08\xff")[:-5])
     (tmp_path / "x.mat").write_bytes(b"MATLAB 5.0 MAT-file".ljust(124) + b"\0\1IM" + variable)
-    np.testing.assert_array_equal(read_mat(tmp_path / "x.mat", ["x"])["x"], [[7, 8, 255]])
+    np.testing.assert_array_equal(read_mat(tmp_path / "x.mat", ["x"])[0]["x"], [[7, 8, 255]])
 
 
 @pytest.mark.parametrize("userblock", [0, 512])
@@ -353,15 +350,12 @@ def test_a_mat_7_3_with_things_that_nobody_wants(tmp_path, userblock):
         file.create_dataset("u", data=np.zeros(6, np.uint32)).attrs["MATLAB_class"] = np.bytes_("table")
         file["link"] = h5py.SoftLink("/gone")
         file.create_dataset("c", data=np.array([[file["x"].ref], [h5py.Reference()]], h5py.ref_dtype))
-    found = read_mat(tmp_path / "x.mat", ["x", "c"])
+    found, _ = read_mat(tmp_path / "x.mat", ["x", "c"])
     np.testing.assert_array_equal(found["x"], np.arange(9.0)[None])
     assert found["c"].shape == (1, 2) and found["c"][0, 1] is None
 
 
-def test_a_list_as_excel_writes_it_and_one_in_another_encoding(tmp_path):
-    (tmp_path / "recordings.csv").write_bytes("\ufefffile,subject\r\na.edf,A\r\n".encode())
-    (tmp_path / "a.edf").touch()
-    assert [path.name for path in folder.sources(tmp_path)] == ["recordings.csv", "a.edf"]
+def test_a_list_in_another_encoding(tmp_path):
     (tmp_path / "recordings.csv").write_bytes("file,subject\na.edf,Zoé\n".encode("latin-1"))
     with pytest.raises(ValueError, match="recordings.csv: expected CSV in UTF-8"):
         folder.sources(tmp_path)
@@ -392,7 +386,7 @@ def test_a_list_below_the_list_is_named(tmp_path, monkeypatch):
 
 
 LISTS = [["file;subject;arousal", "a.edf;A;7", ";;"], ["file\tsubject\tarousal", "a.edf\tA\t7.0"]]
-LISTS += [["file, subject, arousal", 'a.edf, "A", 7', "", ",,"]]
+LISTS += [["file, subject, arousal", 'a.edf, "A", 7', "", ",,"], ["\ufefffile,subject,arousal\r", "a.edf,A,7\r"]]
 
 
 @pytest.mark.parametrize("lines", LISTS)

@@ -1,5 +1,6 @@
 """predict.py against the predictions that training wrote, and on a real recording brought in by its user."""
 
+import csv
 import json
 import shutil
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from layouts import write_list
-from prepared import FINETUNE, NETWORK, done, edit_manifest, refusal
+from prepared import FINETUNE, NETWORK, PRETRAIN, done, edit_manifest, edit_table, refusal, stored_anew, write_set
 from recordings import real
 
 MODELS = {kind: f"runs/paper/{kind}/fold1/arousal" for kind in ("eeg", "ecg", "fused")}
@@ -44,7 +45,8 @@ def test_several_models_give_mean_and_spread(work):
     np.testing.assert_allclose(mean["probability"], both.mean(axis=0), rtol=1e-6)
     np.testing.assert_allclose(mean["spread"], np.abs(both[0] - both[1]) / np.sqrt(2), atol=1e-7)
     assert (mean["spread"] > 0).any()
-    assert json.loads(out) == {"files": [f"out/{name}" for name in names], "segments": segments}
+    said = json.loads(out)
+    assert (said["files"], said["segments"]) == ([f"out/{name}" for name in names], segments)
 
 
 def test_a_training_that_was_not_finished(work):
@@ -58,7 +60,44 @@ def test_a_training_that_was_not_finished(work):
 def test_what_a_model_was_trained_on_is_said(work):
     flags = "--model", f"{MODELS['eeg']}.pt", "--data", "data/amigos"
     assert "note:" not in done("predict.py", *flags, "--rows", f"{MODELS['eeg']}.npy", cwd=work)
-    assert "is what runs/paper/eeg/fold1/arousal.pt was trained on" in done("predict.py", *flags, cwd=work)
+    said = "arousal.pt was trained, validated or pre-trained on 110 of these 140 segments"
+    assert said in done("predict.py", *flags, cwd=work)
+
+
+def test_recordings_and_signals_that_a_model_has_seen_are_counted(work):
+    """Prepared otherwise: by recording. Stored anew: by signal. Of an --extra set: all of it."""
+    rows, table = np.load(work / "runs/paper/folds.npy") != 1, np.load(work / "data/amigos/segments.npy")
+    trials = set(table[["subject", "trial"]][rows].tolist())
+    seen = sum(tuple(one) in trials for one in table[["subject", "trial"]].tolist())
+    otherwise = shutil.copytree(work / "data" / "amigos", work / "data" / "otherwise")
+    signals = np.load(otherwise / "eeg.npy")
+    np.save(otherwise / "eeg.npy", signals[..., ::-1])
+    edit_table(otherwise, start=lambda table: table["start"] + 3)
+    stored_anew(work, "anew", "other")
+    write_set(work / "data" / "more", name="more")
+    new = "--modality", "eeg", "--fold", 1, "--run", "runs/new", "--n-folds", 4
+    done("pretrain.py", *new, *PRETRAIN, "--extra", "data/more", cwd=work)
+    done("finetune.py", *new, "--target", "arousal", *FINETUNE, cwd=work)
+    for run, name, low, high in (
+        ("paper", "otherwise", seen, seen),
+        ("paper", "anew", 90, 110),
+        ("new", "more", 140, 140),
+    ):
+        model = f"runs/{run}/eeg/fold1/arousal.pt"
+        said = json.loads(done("predict.py", "--model", model, "--data", f"data/{name}", "--json", cwd=work))
+        assert low <= said["seen"][model] <= high, name
+
+
+def test_a_table_for_spreadsheets(work):
+    models = [f"runs/paper/eeg/fold{fold}/arousal.pt" for fold in (1, 2)]
+    done("predict.py", "--model", *models, "--data", "data/amigos", "--csv", cwd=work)
+    with open(work / "predictions" / "arousal.csv", newline="") as file:
+        found = list(csv.DictReader(file))
+    table, mean = np.load(work / "data/amigos/segments.npy"), np.load(work / "predictions" / "mean-arousal.npy")
+    for name in ("subject", "trial"):
+        assert [line[name] for line in found] == table[name].tolist()
+    assert [float(line["start"]) for line in found] == table["start"].tolist()
+    assert [float(line["probability"]) for line in found] == mean["probability"].tolist()
 
 
 @pytest.mark.parametrize(

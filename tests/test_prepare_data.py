@@ -9,12 +9,12 @@ import pytest
 from scipy import signal as sp
 
 import paper
-from datasets import amigos, eegmat, folder
-from layouts import write_list
+from datasets import amigos, eegmat
+from layouts import WAY_NAMES, write_list, write_way
 from prepared import ROOT, call, complaint, contents, done, script
 from protocol.segments import open_segments
-from recordings import AMIGOS_COLUMNS, BOTH, EEG, LONG, SHORT, amigos_signal, edf_signal, filtered_by_hand, mitdb
-from recordings import ratings, read_all, real, write_amigos, write_edf
+from recordings import AMIGOS_COLUMNS, BOTH, EEG, LONG, SHORT, amigos_signal, edf_signal, filtered_by_hand
+from recordings import ratings, real, write_amigos, write_edf
 
 OLD_NAMES = "F7 F3 T3 T5 O1 O2 T6 T4 F4 F8".split()
 COLUMNS = [AMIGOS_COLUMNS.index(name) for name in [*EEG, "ECG_L"]]
@@ -56,7 +56,7 @@ def cut_by_hand(trials, scope="subject"):
 
 def both(segments):
     """Every channel of the segments, (k, 11, L)."""
-    return np.concatenate([segments.signals["eeg"], segments.signals["ecg"]], axis=1)
+    return np.concatenate([*segments.signals.values()], axis=1)
 
 
 def labelled_signals(path):
@@ -143,36 +143,21 @@ def test_amigos_by_hand(amigos_raw, tmp_path, scope):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
-@pytest.mark.parametrize("rate, dataset", [(128, "amigos"), (500, "eegmat")])
-def test_one_bad_point_costs_one_segment(tmp_path, value, rate, dataset, monkeypatch):
-    """Runs on either side are filtered alone; a damaged EDF cannot hold NaN, so the reader puts it there."""
-    raw, trials = tmp_path / "raw", {}
-    bad = round(13.37 * rate)
+@pytest.mark.parametrize(
+    "rate, dataset, names, trials",
+    [(128, "amigos", AMIGOS_COLUMNS, SHORT[:2]), (500, "way_eeg_gal", WAY_NAMES, ["S1", "S2"])],
+)
+def test_one_bad_point_costs_one_segment(tmp_path, value, rate, dataset, names, trials):
+    """Runs on either side are filtered alone."""
+    raw, bad, (first, second) = tmp_path / "raw", round(13.37 * rate), trials
+    signals = [np.tile(amigos_signal(seed, 35 * rate), 2).T[: len(names)] for seed in (1, 2)]
+    signals[0][names.index("F3"), bad] = value
     if dataset == "amigos":
-        trials = {"4": amigos_signal(1, 4480).T, "5": amigos_signal(2, 4480).T}
-        trials["4"][2, bad] = value
-        write_amigos(raw / P01, {i: (trials[t].T, ratings(2, 2)) for i, t in enumerate(trials)})
-        rows = COLUMNS
+        write_amigos(raw / P01, {video: (signal.T, ratings(2, 2)) for video, signal in enumerate(signals)})
     else:
-        for number in (1, 2):
-            write_edf(raw / f"Subject01_{number}.edf", edf_signal(number, 35, 500), [*EEG, "ECG ECG"], 500)
-            signals = edfio.read_edf(raw / f"Subject01_{number}.edf").signals
-            trials[f"Subject01_{number}"] = np.stack([signal.data for signal in signals])
-        trials["Subject01_1"][1, bad] = value
-        rows = list(range(11))
-        read = eegmat.read
-
-        def damaged(path, **rest):
-            [recording] = read(path, **rest)
-            if path.stem.endswith("_1"):
-                recording.signals["eeg"] = np.array(recording.signals["eeg"])
-                recording.signals["eeg"][1, bad] = value
-            yield recording
-
-        monkeypatch.setattr(eegmat, "read", damaged)
-    flags = "--dataset", dataset, "--raw", "raw", "--normalise", "none"
-    segments = prepare(tmp_path, *flags, "--workers", 1)  # this process alone has the damaged reader
-    first, second = trials
+        for trial, signal in zip(trials, signals):
+            write_way(raw / f"HS_P1_{trial}.mat", 10 * signal.T)  # in 0.1 uV
+    segments = prepare(tmp_path, "--dataset", dataset, "--raw", "raw", "--normalise", "none")
     assert segments.table["trial"].tolist() == [first, first, second, second, second]
     assert segments.table["start"].tolist() == [0, 20, 0, 10, 20]
     [piece] = [p for p in segments.manifest["dropped"] if p["reason"] != "shorter than a segment"]
@@ -180,17 +165,18 @@ def test_one_bad_point_costs_one_segment(tmp_path, value, rate, dataset, monkeyp
     assert piece["reason"] == "NaN or infinite in F3"
 
     # Beside the bad point: each side alone by hand, zeros standing for the missing points when it is resampled.
-    ups, signals = np.zeros((11, 35 * rate)), trials[first][rows]
+    signal = signals[0][COLUMNS if dataset == "amigos" else [names.index(name) for name in EEG]]
+    ups = np.zeros_like(signal)
     for start, stop in ((0, bad), (bad + 1, 35 * rate)):
-        ups[:10, start:stop] = filtered_by_hand(signals[:10, start:stop], rate)
-    ups[10:] = filtered_by_hand(signals[10:], rate)  # the ECG has no gap
+        ups[:10, start:stop] = filtered_by_hand(signal[:10, start:stop], rate)
+    ups[10:] = filtered_by_hand(signal[10:], rate)  # the ECG has no gap
     after = np.where(np.arange(35 * rate) > bad, ups, 0)
-    after[10] = ups[10]
+    after[10:] = ups[10:]
     for segment, run in ((0, ups), (1, after)):
         expected = sp.resample_poly(run, 128, rate, axis=1)[:, segment * 2560 :][:, :1280]
         scale = expected.std()
         near_gap = slice(0, 1270 if segment == 0 else 1280)  # where before and after mix in this way of resampling
-        found = np.concatenate([segments.signals["eeg"][segment], segments.signals["ecg"][segment]])
+        found = np.concatenate([array[segment] for array in segments.signals.values()])
         np.testing.assert_allclose(found[:, near_gap], expected[:, near_gap], rtol=1e-5, atol=1e-6 * scale)
 
 
@@ -286,10 +272,8 @@ def test_the_same_command_again_returns_at_once(amigos_raw, tmp_path, capsys):
     refused(tmp_path, *AMIGOS, "--low", 1, words="is gone")
 
     # An older version had other targets.
-    table = np.load(tmp_path / "data" / "amigos" / "segments.npy")
-    np.save(
-        tmp_path / "data" / "amigos" / "segments.npy", table[["subject", "trial", "video", "start", "arousal"]].copy()
-    )
+    table = tmp_path / "data" / "amigos" / "segments.npy"
+    np.save(table, np.load(table)[["subject", "trial", "video", "start", "arousal"]].copy())
     refused(tmp_path, *AMIGOS, words="prepare the data again, with --fresh")
 
 
@@ -299,8 +283,6 @@ BAD_AMIGOS = {
     "cut behind the header": ("P01.mat", lambda raw: os.truncate(raw / P01, 130)),
     "cut in half": ("P01.mat", lambda raw: os.truncate(raw / P01, os.path.getsize(raw / P01) // 2)),
     "a folder for a file": ("P03.mat", lambda raw: (raw / "Data_Preprocessed_P03.mat").mkdir()),
-    "wrong columns": ("(n, 17)", lambda raw: write_amigos(raw / P01, {0: (np.zeros((999, 14)), None)})),
-    "wrong rating": ("from 1 to 9", lambda raw: write_amigos(raw / P01, {0: (amigos_signal(0, 1280), ratings(0, 5))})),
 }
 
 
@@ -421,23 +403,3 @@ def test_folder_with_channels_of_its_own(tmp_path):
     refused(tmp_path, *flags, "--channels", "O2", "o2", words="there twice")
     write_list(raw, "file,subject", "emotiv/eye.edf,two")
     refused(tmp_path, *flags, "--channels", "o2", "T3", "AF3", words="recordings.csv")
-
-
-def test_folder_of_a_real_wfdb_record(tmp_path):
-    """30 minutes of MLII, two integers of 12 bits in three bytes, are the ECG; the manifest calls it ECG."""
-    pytest.importorskip("wfdb")
-    raw = tmp_path / "raw"
-    raw.mkdir()
-    for name in ("100.hea", "100.dat"):
-        (raw / name).symlink_to(real("mitdb", name))
-    write_list(raw, "file,subject", "100.hea,100")
-    [recording] = read_all(folder, raw, {"ecg": ["MLII"]})
-    expected = (mitdb()[:1] - 1024) / 200  # as the header says
-    np.testing.assert_allclose(recording.signals["ecg"], expected, rtol=1e-12)
-    flags = "--dataset", "folder", "--raw", "raw", "--modalities", "ecg", "--ecg-channel", "MLII"
-    segments = prepare(tmp_path, *flags)
-    assert segments.manifest["channels"] == {"ecg": ["ECG"]} and len(segments.table) == 180
-    np.testing.assert_allclose(segments.signals["ecg"], cut_by_hand([by_hand(expected, 360)])[0], rtol=1e-6, atol=1e-6)
-    assert segments.manifest["preprocessing"]["ecg_channel"] == "MLII" and not segments.manifest["notes"]
-    assert [entry["file"] for entry in segments.manifest["sources"]] == ["recordings.csv", "100.hea", "100.dat"]
-    assert [entry["trials"] for entry in segments.manifest["sources"]] == [[], [], [["100", "100"]]]

@@ -17,7 +17,7 @@ from PIL import Image
 from sklearn.metrics import f1_score
 
 from analysis import compared, figures, report
-from prepared import POINTS, predicted, read_log, write_set
+from prepared import POINTS, edit_table, predicted, read_log, write_set
 from protocol import folds
 from protocol.records import PREDICTION_DTYPE, WATCHED, Model
 from protocol.run import SETTINGS, Run, open_run
@@ -25,23 +25,12 @@ from protocol.segments import Segments
 from training import watch
 
 ARGS = argparse.Namespace(bootstrap=20, permutations=20, seed=0, details=False, json=False, report=True)
+ARGS.skip_stale = False
 EEG, ECG, FUSED = Model("network", ("eeg",)), Model("network", ("ecg",)), Model("fusion", ("eeg", "ecg"))
-MODELS = (  # model, folder, variant
-    (EEG, "eeg", ""),
-    (replace(EEG, init="random"), "eeg", "-random"),
-    (Model("classical", ("eeg",)), "classical-eeg", ""),
-    (Model("amigos", ("eeg",)), "amigos-eeg", ""),
-    (ECG, "ecg", ""),
-    (replace(ECG, init="random"), "ecg", "-random"),
-    (Model("classical", ("ecg",)), "classical-ecg", ""),
-    (Model("amigos", ("ecg",)), "amigos-ecg", ""),
-    (FUSED, "fused", ""),
-    (replace(FUSED, init="random"), "fused", "-random"),
-    (Model("classical", ("eeg", "ecg")), "classical-both", ""),
-    (Model("amigos", ("gsr",)), "amigos-gsr", ""),
-    (Model("amigos", ("eeg", "ecg", "gsr")), "amigos-fused", ""),
-)
-TRAINED = "eeg", "ecg", "fused"
+TRAINED = [replace(model, init=init) for model in (EEG, ECG, FUSED) for init in ("pretrained", "random")]
+SIMPLE = [Model(family, (each,)) for family in ("classical", "amigos") for each in ("eeg", "ecg")]
+SIMPLE += [Model("classical", ("eeg", "ecg")), Model("amigos", ("gsr",)), Model("amigos", ("eeg", "ecg", "gsr"))]
+MODELS = TRAINED + SIMPLE
 
 
 def predict(run, model, fold, target, random):
@@ -57,18 +46,16 @@ def run(tmp_path_factory):
     """A run of three folds: predictions of every model but the ECG's of fold 2, and logs."""
     folder = tmp_path_factory.mktemp("report")
     write_set(folder / "mini", subjects=5)
-    table = np.load(folder / "mini" / "segments.npy")
-    table["subject"][table["subject"] == "S1"] = "<b>$x_1$&Co</b>"
-    np.save(folder / "mini" / "segments.npy", table)
+    odd = "<b>$x_1$&Co</b>"
+    edit_table(folder / "mini", subject=lambda table: np.where(table["subject"] == "S1", odd, table["subject"]))
     args = argparse.Namespace(run=folder / "run", data=folder / "mini", **{**SETTINGS, "n_folds": 3})
     run = open_run(args)
     run.start()
     random = np.random.default_rng(0)
-    for model, folder, variant in MODELS:
-        for fold in (0, 1) if folder == "ecg" else (0, 1, 2):
+    for model in MODELS:
+        for fold in (0, 1) if replace(model, init="pretrained") == ECG else (0, 1, 2):
             path = predict(run, model, fold, "arousal", random)
-            assert path == run.folder / folder / f"fold{fold}" / f"arousal{variant}.npy"
-            if folder in TRAINED:
+            if model in TRAINED:
                 keys = "epoch", "train_loss", "validation_loss", "lr"
                 lines = [dict(zip(keys, (epoch + 1, *random.random(3)))) for epoch in range(4 + fold)]
                 path.with_suffix(".jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -79,11 +66,6 @@ def run(tmp_path_factory):
 def evaluated(run):
     """That run as evaluate.py has read it."""
     return compared.evaluate(run, ARGS)
-
-
-def files(run, model, name="arousal"):
-    """The predictions of all folds, read without our code."""
-    return np.concatenate([np.load(path) for path in sorted((run.folder / model).glob(f"fold*/{name}.npy"))])
 
 
 def drawn(axes, label):
@@ -207,22 +189,12 @@ def texts(figure):
 
 
 def collisions(figure):
-    """Pairs of texts that overlap, texts on a plot, and texts that leave the figure."""
-    boxes, page = texts(figure), figure.bbox
-    plots = [("plot", axes.get_window_extent()) for axes in figure.axes]
-    bad = [(a, b) for n, (a, one) in enumerate(boxes) for b, other in boxes[:n] if overlap(one, other)]
-    bad += [(text, name) for text, box in boxes for name, plot in plots if overlap(box, plot)]
-    return bad + [(text, "edge") for text, box in boxes if not inside(box, page)]
-
-
-def overlap(one, other, tolerance=0.5):
-    width, height = min(one.x1, other.x1) - max(one.x0, other.x0), min(one.y1, other.y1) - max(one.y0, other.y0)
-    return width > tolerance and height > tolerance
-
-
-def inside(box, page, tolerance=0.5):
-    low, high = min(box.x0 - page.x0, box.y0 - page.y0), max(box.x1 - page.x1, box.y1 - page.y1)
-    return low >= -tolerance and high <= tolerance
+    """Pairs of texts that overlap, texts on a plot, and texts that leave the figure, all by over half a pixel."""
+    boxes, page = [(text, box.padded(-0.25)) for text, box in texts(figure)], figure.bbox.padded(0.25)
+    plots = [axes.get_window_extent().padded(-0.25) for axes in figure.axes]
+    bad = [(a, b) for n, (a, one) in enumerate(boxes) for b, other in boxes[:n] if one.overlaps(other)]
+    bad += [(text, "plot") for text, box in boxes for plot in plots if box.overlaps(plot)]
+    return bad + [(text, "edge") for text, box in boxes if not (page.contains(*box.min) and page.contains(*box.max))]
 
 
 @pytest.mark.parametrize("targets, models, papers", [(1, 1, False), (2, 5, True), (3, 9, True), (2, 14, False)])
@@ -300,15 +272,9 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
-TABLES = [
-    {
-        "title": "Table <i>1</i> & more",
-        "details": False,
-        "head": ["Model", "Acc. <u>"],
-        "lines": [["EEG <script>alert(1)</script>", "0.812 ± 0.012"], ["ECG", "<em>0.5</em>"]],
-        "notes": ["A note with <b>marks</b>."],
-    }
-]
+LINES = [["EEG <script>alert(1)</script>", "0.812 ± 0.012"], ["ECG", "<em>0.5</em>"]]
+TABLE = {"head": ["Model", "Acc. <u>"], "lines": LINES, "notes": ["A note with <b>marks</b>."]}
+TABLES = [{"title": "Table <i>1</i> & more", "details": False, **TABLE}]
 
 
 @pytest.fixture(scope="module")
@@ -362,13 +328,6 @@ def test_page_is_proper_html_and_escapes_what_it_shows(page):
     assert not {"b", "i", "u", "em", "script"} & set(tags)
 
 
-def test_markup_in_the_name_of_a_subject_is_shown_as_it_is(run):
-    row = int(np.flatnonzero(run.data.table["subject"] == "<b>$x_1$&Co</b>")[0])
-    figure = figures.draw_segment(run.data, row, "arousal", {EEG: (1, 0.9)})
-    (title,) = [each for each in figure.findobj(Text) if each.get_text().startswith("<b>$x_1$&Co</b>, trial t0, 0 to ")]
-    assert not title.get_parse_math()
-
-
 def test_each_run_has_its_line_and_only_the_simulated_is_called_so(run, evaluated):
     manifest = {**run.data.manifest, "simulated": False, "dataset": "people"}
     data = Segments(run.data.folder, run.data.signals, run.data.table, manifest, "", "")
@@ -376,6 +335,15 @@ def test_each_run_has_its_line_and_only_the_simulated_is_called_so(run, evaluate
     page = Page(report.render([real, evaluated], ["a", "b"], TABLES, {}))
     assert "a: people, split by subject.\nb: mini, split by segment. The signals are simulated" in page.text
     assert "imulated" not in Page(report.render([real], ["a"], TABLES, {})).text
+
+
+@pytest.mark.parametrize("room", [0, 8192])
+def test_a_disk_that_is_full_is_named(evaluated, small_disk, room):
+    disk, fill = small_disk
+    fill(room)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        report.write_report([evaluated], TABLES, disk / "report")
+    assert str(caught.value.filename).startswith(str(disk)) and not list(disk.rglob("*.tmp"))
 
 
 @pytest.mark.slow

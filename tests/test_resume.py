@@ -162,7 +162,7 @@ def test_killed_and_restarted(base, left_alone, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 def test_stopped_and_restarted(base, left_alone, tmp_path, number):
     folder = shutil.copytree(base, tmp_path / "stopped")
     for place, (name, checkpoint, flags) in enumerate(stages(FEW)):

@@ -41,12 +41,6 @@ def auroc_without_pairs_of_copies(made, weight):
     return right / pairs
 
 
-def with_probability(made, probability):
-    made = made.copy()
-    made["probability"] = probability
-    return made
-
-
 def test_scores_of_one_class_alone():
     label, probability = np.zeros(4, int), np.array([0.1, 0.2, 0.3, 0.9])
     found = [scores.score_of(score, label, probability) for score in ("accuracy", "f1", "balanced_accuracy", "auroc")]
@@ -129,14 +123,10 @@ def test_a_fold_whose_subjects_were_not_drawn_does_not_count():
         assert np.isnan(tally.mean(score, np.zeros((1, 4))))[0]
 
 
-def test_bootstrap_of_accuracy_has_its_closed_form():
-    """Subjects of equal size in one fold: the bootstrap standard error is that of the mean of their accuracies."""
+def test_bootstrap_of_accuracy_is_scipys():
+    """Subjects of equal size in one fold: it is that of the mean of their accuracies, within the error of the draws."""
     made = predictions(subjects=30, folds=1)
     accuracies = [each["accuracy"] for each in scores.per_subject(made).values()]
-    values = scores.Tally(made, np.arange(30)).mean("accuracy", scores.draws(30, 20000, 0))
-    assert values.mean() == pytest.approx(np.mean(accuracies), abs=4 * np.std(accuracies) / 30**0.5 / 20000**0.5)
-    assert values.std() == pytest.approx(np.std(accuracies) / np.sqrt(30), rel=0.03)
-    # SciPy's own, of the same statistic, within the error of 20,000 draws.
     known = stats.bootstrap((accuracies,), np.mean, n_resamples=20000, method="percentile", rng=1).confidence_interval
     found = scores.bootstrap(made, "accuracy", 20000, 0)
     assert found == pytest.approx(list(known), abs=0.003)
@@ -178,13 +168,6 @@ def test_sign_flip_is_the_enumeration_of_all_exchanges(score):
     expected = (np.abs(null) >= abs(null[0]) - 1e-12).mean()
     assert len(null) == 32
     assert scores.sign_flip(first, second, score, 1000, 0) == pytest.approx(expected, abs=1e-12)
-
-
-def test_the_scale_of_a_models_probabilities_does_not_matter_to_its_order():
-    first, second = predictions(subjects=8, skill=1.5, decimals=6), predictions(subjects=8, skill=0.5, decimals=6)
-    moved = with_probability(second, second["probability"] ** 5)
-    found = [scores.sign_flip(first, each, "auroc", 1000, 0) for each in (second, moved)]
-    assert found[0] == found[1] < 0.2
 
 
 def test_random_exchanges_agree_with_all_and_follow_the_seed():
@@ -265,22 +248,6 @@ def test_summary_says_which_folds_are_missing_or_of_one_class():
     assert summary["accuracy"]["corrected"] == pytest.approx(scores.half_width(values, 0.2), abs=1e-12)
 
 
-@pytest.mark.slow
-def test_a_random_effect_of_subjects_fools_folds_and_not_subjects():
-    """Two models on 20 subjects and 10 segment folds; the second is better or worse in each subject by its own."""
-    random, made = np.random.default_rng(0), predictions(subjects=20, folds=10, segments=50)
-    found = {"folds": 0, "subjects": 0}
-    for run in range(1000):
-        skill = np.stack([np.full(20, 0.7), np.clip(0.7 + 0.1 * random.standard_normal(20), 0, 1)])
-        right = random.random((2, len(made))) < skill[:, made["subject"]]
-        by_fold = [np.bincount(made["fold"], each) / np.bincount(made["fold"]) for each in right]
-        first, second = (with_probability(made, each == made["label"]) for each in right)
-        found["folds"] += scores.t_test(by_fold[1] - by_fold[0]) < 0.05
-        found["subjects"] += scores.sign_flip(first, second, "accuracy", 999, run) < 0.05
-    assert 35 <= found["subjects"] <= 65
-    assert found["folds"] > 130
-
-
 def differences_of_two_learners(random, fraction, edge=0.0, folds=10):
     """(folds,) macro F1 of one learner minus that of another, trained on this share of the trials of the other folds.
 
@@ -316,9 +283,7 @@ def test_the_corrected_test_rejects_few_true_nulls_and_finds_differences(fractio
         return np.mean([scores.t_test(each, ratio) < 0.05 for each in all_differences])
 
     false, power, divided = rejected(nulls, 1 / 9), rejected(gains, 1 / 9), rejected(gains, 1 / 9 / fraction)
-    print(
-        f"{fraction:g} of the labels: nulls rejected {false:.3f}, gains {power:.3f}, by the divided ratio {divided:.3f}"
-    )
+    print(f"{fraction:g} of the labels: nulls {false:.3f}, gains {power:.3f}, by the divided ratio {divided:.3f}")
     assert 0.01 <= false <= 0.05
     assert power > 0.5 and (fraction == 1 or divided < power - 0.1)
 

@@ -1,12 +1,13 @@
-import hashlib
 import json
+import os
 
 import numpy as np
 import pytest
 
-from common.files import sha256_of_json
+from common.files import sha256_of_file, sha256_of_json
 from prepared import edit_manifest, write_set
-from protocol.segments import SEGMENT_DTYPE, SegmentWriter, open_segments
+from protocol.fingerprints import fingerprints
+from protocol.segments import SEGMENT_DTYPE, open_segments
 
 ROWS, POINTS = 5, 32
 
@@ -18,13 +19,10 @@ def folder(tmp_path):
 
 
 def test_opens_what_was_written(folder):
-    edit_manifest(folder, lambda manifest: manifest.update(preprocessing={"rate": 128, "low": 0.8}))
     segments = open_segments(folder)
     assert set(segments.signals) == {"eeg", "ecg"}
     assert isinstance(segments.signals["eeg"], np.memmap) and not segments.signals["eeg"].flags.writeable
     np.testing.assert_array_equal(segments.signals["eeg"], np.load(folder / "eeg.npy"))
-    assert segments.segments_sha256 == hashlib.sha256((folder / "segments.npy").read_bytes()).hexdigest()
-    assert segments.preprocessing_sha256 == hashlib.sha256(b'{"low":0.8,"rate":128}').hexdigest()
     assert sha256_of_json({"a": 1, "b": 2}) == sha256_of_json({"b": 2, "a": 1}) != sha256_of_json({"a": 1, "b": 3})
 
 
@@ -35,13 +33,36 @@ def test_one_modality_needs_only_its_file(folder):
         open_segments(folder)
 
 
-def test_segment_writer_equals_numpy(tmp_path):
-    blocks = [np.random.default_rng(i).normal(size=(i, 3, 7)) for i in (2, 0, 5)]
-    writer = SegmentWriter(tmp_path / "a.npy", 3, 7)
-    for block in blocks:
-        writer.write(block)
-    writer.close()
-    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), np.concatenate(blocks).astype("f4"))
+def test_bytes_are_compared_with_their_hashes_once(folder, monkeypatch):
+    read = []
+    monkeypatch.setattr("common.files.sha256_of_file", lambda path: read.append(path.name) or sha256_of_file(path))
+    arrays = ["segments.npy", "fingerprints.npy", "eeg.npy", "ecg.npy"]
+    open_segments(folder, trust=True)
+    assert read == []
+    for expected in (arrays, []):
+        open_segments(folder)
+        assert read == expected
+        read.clear()
+    os.utime(folder / "eeg.npy", (1, 1))  # touched, and the same
+    open_segments(folder)
+    assert read == ["eeg.npy"]
+    (folder / ".checked.json").unlink()
+    (folder / ".checked.json").mkdir()  # nothing can be remembered
+    open_segments(folder)
+    np.lib.format.open_memmap(folder / "ecg.npy", "r+")[2, 0, 5] += 1e-6
+    open_segments(folder, "eeg")
+    with pytest.raises(ValueError, match="ecg.npy: not the file that prepare_data.py wrote; copy it again, or prepare"):
+        open_segments(folder)
+
+
+def test_fingerprints_know_a_signal_again_and_no_other():
+    walk = np.cumsum(np.random.default_rng(0).standard_normal((400, 2, 1280)), axis=-1)
+    one = fingerprints(walk)
+    assert len(np.unique(one)) == 400
+    assert np.array_equal(fingerprints((3 * walk - 7).astype("f8")), one)
+    # A step of 16 bits over 20 SD moves one of 256 points across a border of half an SD in at most 16 % of segments.
+    step = 20 * walk.std(axis=-1, keepdims=True) / 2**16
+    assert np.mean(fingerprints(step * np.round(walk / step)) == one) > 1 - 256 * 20 / 2**16 / 0.5 - 4 * 0.16**0.5 / 20
 
 
 def cut_short(path):

@@ -22,7 +22,7 @@ from protocol import run as runs
 from protocol.segments import SignalRows
 from ray_nodes import needs_ray, two_nodes
 
-ARGS = ("--modality", "eeg", "--target", "arousal", "--fold", 1)
+ARGS = ("--modality", "eeg", "--target", "arousal", "--fold", 1, "--trust-data")  # for some are made NaN
 STAGE = (*ARGS, "--batch-size", 32, "--threads", 1, "--hyperparameters", "start.json")
 START = {"epochs": 6, "classifier_hidden": [6]}  # what is searched, so that no flag may name it
 SEARCH = ("--grace-epochs", 2, "--reduction", 2, *STAGE)
@@ -37,16 +37,16 @@ def hesitate():
 atexit.register(hesitate)
 """
 STAGES = {
-    "pretrain.py": ("--modality", "eeg", "--fold", 1, *PRETRAIN, "--threads", 1),
+    "pretrain.py": ("--modality", "eeg", "--fold", 1, *PRETRAIN, "--threads", 1, "--trust-data"),
     "finetune.py": (*ARGS, *FINETUNE, "--threads", 1),
-    "fuse.py": ("--target", "arousal", "--fold", 1, *FUSE, "--threads", 1),
+    "fuse.py": ("--target", "arousal", "--fold", 1, *FUSE, "--threads", 1, "--trust-data"),
 }
 
 
 @pytest.fixture
 def search(work):
     """A run in which fold 1 can be searched, up to its fusion."""
-    (work / "start.json").write_text(json.dumps({"hyperparameters": START}))
+    (work / "start.json").write_text(json.dumps({"hyperparameters": START, "fold": 1}))
     return work
 
 
@@ -101,7 +101,8 @@ BEST = "--hyperparameters", "best.json", "--print-flags"
 
 
 def test_hyperparameters_come_from_the_file_where_no_flag_names_them(search):
-    (search / "best.json").write_text('{"hyperparameters": {"lr": 0.25, "classifier_hidden": [7, 5], "epochs": 9}}')
+    best = '{"hyperparameters": {"lr": 0.25, "classifier_hidden": [7, 5], "epochs": 9}, "fold": 1}'
+    (search / "best.json").write_text(best)
     found = json.loads(done("finetune.py", *ARGS, *BEST, "--epochs", 4, cwd=search))
     assert (found["lr"], found["classifier_hidden"], found["epochs"]) == (0.25, [7, 5], 4)
     assert (found["cnn_channels"], found["lr_every"]) == ([6, 8], 45)  # of pretrain.pt, of the paper
@@ -112,14 +113,14 @@ def test_hyperparameters_come_from_the_file_where_no_flag_names_them(search):
     [
         ("{", "expected JSON"),
         ('{"hyperparameters": [1]}', "expected JSON"),
-        ('{"hyperparameters": {"fusion_hidden": [64]}}', "found fusion_hidden"),
-        ('{"hyperparameters": {"lr": 0}}', "expected lr as the flag takes it, such as 0.0001, found 0"),
-        ('{"hyperparameters": {"epochs": 2.5}}', "found 2.5"),
-        ('{"hyperparameters": {"classifier_hidden": 64}}', "such as 64, found 64"),
-        ('{"hyperparameters": {"classifier_hidden": []}}', "classifier_hidden, found none"),
-        ('{"hyperparameters": {"dropout": 1}}', "found 1"),
+        ('{"hyperparameters": {"fusion_hidden": [64]}}', "unrecognized arguments: --fusion-hidden 64; take the file"),
+        ('{"hyperparameters": {"lr": 0}}', "argument --lr: expected a number above 0, found 0"),
+        ('{"hyperparameters": {"epochs": 2.5}}', "argument --epochs: invalid int value: '2.5'"),
+        ('{"hyperparameters": {"classifier_hidden": []}}', "argument --classifier-hidden: expected at least one"),
+        ('{"hyperparameters": {"dropout": 1}}', "argument --dropout: expected a number below 1, found 1"),
         ('{"hyperparameters": {}, "stage": "fuse"}', "expected a search with --stage finetune, found fuse"),
         ('{"hyperparameters": {}, "modality": "ecg"}', "expected a search with --modality eeg, found ecg"),
+        ('{"hyperparameters": {"lr": 0.1}, "stage": "finetune"}', "expected the fold that was searched, found none"),
     ],
 )
 def test_hyperparameters_that_are_none_are_named(search, text, says):
@@ -179,7 +180,7 @@ def lines_of(folder):
 def started(finished, folder, *flags, change=lambda folder: None):
     """(folder, process) of a search that is running in a copy of the finished run, and prints into `printed`."""
     shutil.copytree(finished, folder)
-    (folder / "start.json").write_text(json.dumps({"hyperparameters": START}))
+    (folder / "start.json").write_text(json.dumps({"hyperparameters": START, "fold": 1}))
     change(folder)
     return folder, start("tune.py", *flags, cwd=folder, output=folder / "printed")
 
@@ -283,7 +284,7 @@ def test_a_search_goes_on_with_the_same_flags_alone(killed, tmp_path):
     refusal(*command, "--classifier-dropout", 0.1, cwd=killed, says=[says])
     work = shutil.copytree(killed, tmp_path / "work")
     (work / FOUND / "search.json").write_text("[1, 2")
-    refusal(*command, cwd=work, says=["search.json: expected the JSON of a search"])
+    refusal(*command, cwd=work, says=["search.json: expected JSON"])
 
 
 @needs_ray
@@ -310,7 +311,11 @@ def test_the_best_epoch_counts_where_their_number_is_searched_else_the_last(tmp_
     trial = SimpleNamespace(config={"lr": 0.5}, last_result={"epoch": 3}, status="TERMINATED")
     log = tune.trial_folder(tmp_path, trial.config) / "arousal.jsonl"
     log.parent.mkdir()
-    log.write_text("".join(json.dumps({"epoch": e + 1, "validation_loss": x}) + "\n" for e, x in enumerate([3, 1, 2])))
+    log.write_text(
+        "".join(
+            json.dumps({"epoch": e + 1, "train_loss": 0, "validation_loss": x}) + "\n" for e, x in enumerate([3, 1, 2])
+        )
+    )
     line = tune.line_of(trial, tmp_path, dict.fromkeys(searched), 3)
     assert (line["lr"], line["outcome"], line["best_epoch"], line["validation_loss"]) == (0.5, "finished", best, loss)
 
@@ -318,8 +323,8 @@ def test_the_best_epoch_counts_where_their_number_is_searched_else_the_last(tmp_
 def test_space_holds_what_the_stages_take():
     """Every flag that is searched is one of its stage, drawn from values that it takes."""
     for stage, space in tune.SPACE.items():
+        parser = script.Parser("")
+        script.add_hyperparameters(parser, stage)
         for name, (how, *limits) in space.items():
-            value = getattr(paper, stage.upper())[name][0]
-            _, parse = script.type_of(name, value if isinstance(value, list) else [value])
             for value in limits[0] if how == "choice" else limits:
-                [parse(word) for word in str(value).split()]  # raises where the flag would not take it
+                parser.parse_args(script.command_line(name, value))  # raises where the flag would not take it

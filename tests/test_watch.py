@@ -112,7 +112,7 @@ def test_a_checkpoint_whose_watch_is_damaged_ends_in_one_line(work, key):
 
 
 def test_a_network_of_hyperparameters_that_is_not_the_pretrained_one_is_refused(work):
-    (work / "best.json").write_text('{"hyperparameters": {"encoder_norm": "none"}, "stage": "finetune"}')
+    (work / "best.json").write_text('{"hyperparameters": {"encoder_norm": "none"}, "stage": "finetune", "fold": 1}')
     flags = *EEG, *"--target arousal --fresh --hyperparameters best.json".split()
     says = ["expected a network with encoder_norm none, found output"]
     refusal("finetune.py", *flags, cwd=work, says=says)

@@ -60,9 +60,8 @@ def encode(form, counts):
         a, b, c = (flat & 1023).reshape(-1, 3).T
         words = a | b << 10 | c << 20 if form == "311" else a << 1 | c % 32 << 11 | b << 17 | c >> 5 << 27
         return words.astype("<u4").tobytes()
-    offset, kind = {"80": (128, "u1"), "160": (2**15, "<u2")}.get(
-        form, (0, {"61": ">i2", "32": "<i4"}.get(form, "<i2"))
-    )
+    offset = {"80": 128, "160": 2**15}.get(form, 0)
+    kind = {"80": "u1", "160": "<u2", "61": ">i2", "32": "<i4"}.get(form, "<i2")
     return (flat + offset).astype(kind).tobytes()
 
 
@@ -74,9 +73,6 @@ def segments(count, unit="uV"):
     """Headers and signal files of segments of 200 samples."""
     more = {f"s{k}.hea": f"s{k} 3 250 200\n{lines(f's{k}.dat', *signals(f'10/{unit}'))}" for k in range(count)}
     return {f"s{k}.dat": COUNTS[k * 200 : k * 200 + 200] for k in range(count)}, more
-
-
-LAYOUT = {"l.hea": "l 3 250 0\n" + lines("~", *signals("10/uV", "0"))}
 
 
 def test_a_signal_that_was_not_calibrated(tmp_path):
@@ -117,51 +113,42 @@ def test_segments_of_a_variable_layout(tmp_path):
     """A gap, and a segment without ECG and with the others in another order: NaN as in wfdb, and bad."""
     parts, more = segments(3)
     more["s1.hea"] = "s1 2 250 200\n" + lines("s1.dat", *signals("10/uV", names=["F8", "F7"]))
+    more["l.hea"] = "l 3 250 0\n" + lines("~", *signals("10/uV", "0"))
     header = "r/5 3 250 900\nl 0\ns0 200\n~ 300\ns1 200\ns2 200\n"
-    write(tmp_path, header, parts | {"s1.dat": COUNTS[200:400, :2]}, LAYOUT | more)
+    write(tmp_path, header, parts | {"s1.dat": COUNTS[200:400, :2]}, more)
     recording = same_as_wfdb(tmp_path)
     assert recording.bad == ((0.8, 2, "gap in the file"), (2, 2.8, "gap in the file"))
     assert np.isnan(recording.signals["eeg"]).sum() == 2 * 300 and np.isnan(recording.signals["ecg"]).sum() == 500
 
 
 @pytest.mark.parametrize(
-    "words, header, name, text",
+    "words, header, name, rate, count",
     [
-        ("s1.dat, found none", "r/2 3 250 400\ns0 200\ns1 200", "s1", "s1 3 250 200\n" + lines("s1.dat", *signals())),
-        ("line 2, r.hea: expected the file .*gone.hea", "r/2 3 250 400\ns0 200\ngone 200", "x", ""),
-        (
-            "s0.hea of 3 signals at 500 Hz",
-            "r/1 3 250 200\ns0 200",
-            "s0",
-            "s0 3 500 200\n" + lines("s0.dat", *signals()),
-        ),
-        ("gaps of over 86400 s", "r/2 3 250 29999999\ns0 200\n~ 29999799", "x", ""),
-        ("found none", "r/1 3 250 200\nr 200", "x", ""),
-        ("250 Hz in 2 lines", "r/1 3 250 200\ns0 200", "s0", "s0 3 250 200\n" + lines("s0.dat", *signals()[:2])),
+        ("s1.dat, found none", "r/2 3 250 400\ns0 200\ns1 200", "s1", 250, 3),
+        ("line 2, r.hea: expected the file .*gone.hea", "r/2 3 250 400\ns0 200\ngone 200", "x", 250, 3),
+        ("s0.hea of 3 signals at 500 Hz", "r/1 3 250 200\ns0 200", "s0", 500, 3),
+        ("gaps of over 86400 s", "r/2 3 250 29999999\ns0 200\n~ 29999799", "x", 250, 3),
+        ("found none", "r/1 3 250 200\nr 200", "x", 250, 3),
+        ("250 Hz in 2 lines", "r/1 3 250 200\ns0 200", "s0", 250, 2),
     ],
 )
-def test_segments_that_do_not_fit(tmp_path, words, header, name, text):
-    """The header of a record of segments, and that of one of them."""
+def test_segments_that_do_not_fit(tmp_path, words, header, name, rate, count):
+    """The header of a record of segments, and that of one of them, with the lines of `count` signals."""
     parts, more = segments(1)
+    text = f"{name} 3 {rate} 200\n" + lines(f"{name}.dat", *signals()[:count])
     write(tmp_path, header + "\n", parts, more | {f"{name}.hea": text})
     with pytest.raises((ValueError, OSError), match=words) as caught:
         only(tmp_path)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "said, kept, note",
-    [
-        (700, 600, "r.hea: the header says 700 samples, 600 are there; 600 were taken"),
-        (500, 500, "r.hea: the header says 500 samples, 600 are there; 500 were taken"),
-        ("", 600, None),
-    ],
-)
-def test_another_length_than_the_header_says(tmp_path, said, kept, note):
+@pytest.mark.parametrize("said, kept", [(700, 600), (500, 500), ("", 600)])
+def test_another_length_than_the_header_says(tmp_path, said, kept):
     write(tmp_path, f"r 3 250 {said}\n{lines('r.dat', *signals('10/uV'))}", {"r.dat": [*COUNTS.ravel(), 7]})
     recording = only(tmp_path)
     np.testing.assert_array_equal(recording.signals["eeg"], COUNTS[:kept, [1, 0]].T / 10)
-    assert list(recording.notes) == [note] * bool(note)
+    note = f"r.hea: the header says {said} samples, 600 are there; {kept} were taken"
+    assert list(recording.notes) == [note] * bool(said)
 
 
 def test_a_header_of_no_rate_and_no_names(tmp_path):

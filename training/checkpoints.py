@@ -1,27 +1,33 @@
 """Checkpoints: written whole or not at all, read without running code, and compared with what they are to serve.
 
 A checkpoint holds the record of its model (protocol/records.py), the flags of its training, and the kind of signals
-that it was trained on (`origin`); whatever takes it up checks those that it depends on.
-"""
+that it was trained on (`origin`); whatever takes it up checks those that it depends on."""
 
 import io
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 
-from common.files import write_atomically
+from common.files import only_writer, write_atomically
 from protocol import records
 from protocol.segments import Segments, layout
+from training import distributed
 
 KEYS = {  # key -> type
     **dict.fromkeys(("model", "optimizer", "schedule", "random", "watch", "flags", "record"), dict),
-    **dict.fromkeys(("channels", "versions"), dict),
+    **dict.fromkeys(("channels", "versions", "seen"), dict),
     "epoch": int,
-    "extra_sources": list,
 }
 # What changes the numbers in a segment, besides the pass-band; the rest only chooses which segments there are.
 PREPROCESSING = ("filter", "filter_order", "resampling", "normalise")
 FRESH = "write it again with --fresh, or use another --run"
+
+
+def only_training(path: Path):
+    """The context in which no other call trains the model of a checkpoint or writes its predictions; the first of
+    several processes keeps the others' place. ValueError where another call is at it."""
+    return only_writer(path) if distributed.rank() == 0 else nullcontext()
 
 
 def save(path: Path, state: dict) -> None:
@@ -56,14 +62,18 @@ def load(path: Path, needed_for: str) -> dict:
     return state
 
 
-def check_flags(path: Path, found: dict, expected: dict) -> None:
-    """ValueError where a checkpoint was trained with other flags that change its result."""
-    for name, value in expected.items():
-        if name not in records.FREE_FLAGS and found.get(name) != value:
+def take_up(path: Path, record: dict, flags: dict) -> dict:
+    """The checkpoint of a training that is to go on; ValueError where it has another record, or other flags that change
+    its result."""
+    state = load(path, "")
+    records.check_record(path, state["record"], record, FRESH)
+    for name, value in flags.items():
+        if name not in records.FREE_FLAGS and state["flags"].get(name) != value:
             raise ValueError(
-                f"{path}: this training was started with --{name.replace('_', '-')} {found.get(name)}, found {value}; "
-                "use the same flags, --fresh, or another --run"
+                f"{path}: this training was started with --{name.replace('_', '-')} {state['flags'].get(name)}, found "
+                f"{value}; use the same flags, --fresh, or another --run"
             )
+    return state
 
 
 def check_finished(path: Path, state: dict) -> None:
@@ -75,21 +85,18 @@ def check_finished(path: Path, state: dict) -> None:
         )
 
 
-def origin(data: Segments, modalities, extra_sources) -> dict:
-    """The kind of signals that a checkpoint was trained on, to be compared with others by `check_data`.
-
-    extra_sources: the SHA-256 of the recordings of further sets in its pre-training, none of which may test it.
-    """
+def origin(data: Segments, modalities, seen: dict) -> dict:
+    """The kind of signals that a checkpoint was trained on, to be compared with others by `check_data`, and those that
+    it has `seen` (protocol/leaks.py)."""
     channels = {modality: layout(data, modality)["channels"] for modality in modalities}
     kept = {key: data.manifest[key] for key in ("rate", "points", "preprocessing")}
-    return {"channels": channels, "extra_sources": sorted(extra_sources), **kept}
+    return {"channels": channels, "seen": seen, **kept}
 
 
 def check_data(path: Path, state: dict, data: Segments) -> None:
     """ValueError where a model was trained on other channels, rates or pre-processing than `data` has.
 
-    state: a checkpoint, or a result of `origin`; path: the file or folder that the line names besides the data.
-    """
+    state: a checkpoint, or a result of `origin`; path: the file or folder that the line names besides the data."""
     manifest = data.manifest
     for modality, wanted in state["channels"].items():
         found = manifest["channels"].get(modality, [])
@@ -117,8 +124,3 @@ def differences(ours: dict, theirs: dict, modalities) -> list[tuple]:
             values = (side.get(modality) if isinstance(side, dict) else side for side in sides)
             pairs.append((f"{modality} {name}", *values))
     return [pair for pair in pairs if pair[1] != pair[2]]
-
-
-def versions() -> dict:
-    """The versions of what computed the numbers."""
-    return {**records.versions(), "torch": str(torch.__version__)}

@@ -5,8 +5,7 @@ The process of rank 0 alone prints and writes. Where torchrun started none (envi
 one process, and nothing here does anything.
 
 When one process fails or is killed, all end: torchrun stops the others of its node, within 30 s if they do not end by
-themselves, and in the processes of other nodes the next exchange fails.
-"""
+themselves, and in the processes of other nodes the next exchange fails."""
 
 import hashlib
 import os

@@ -3,8 +3,7 @@
 All randomness is a function of (seed, step): the order of an epoch, the masks and the dropout of a step are drawn
 afresh from those numbers. So training that was killed at any moment and started again ends in the same weights as
 training left alone. Orders, masks and the layers' dropout (on GPUs, that of attention) are those of the whole batch
-also where several processes share it: their number changes the other dropouts and the last bits alone.
-"""
+also where several processes share it: their number changes the other dropouts and the last bits alone."""
 
 import argparse
 import json
@@ -17,24 +16,41 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from common import script
 from common.files import write_atomically
-from common.script import add_print_flag, plain_flags, positive
+from common.script import plain_flags, positive
+from paper import MODALITIES, TARGETS
 from protocol import records
-from protocol.run import Run
+from protocol import run as runs
+from protocol.leaks import open_test_sets, seen
 from training import checkpoints, distributed, machine
-from training.trained import load_weights
+from training.trained import load_weights, write_predictions
 
 FINITE_EVERY = 20  # steps between two looks at the loss: each look makes the CPU wait for the GPU
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that all trainings have."""
+def parse(doc: str, stage: str) -> argparse.Namespace:
+    """The flags of pretrain.py, finetune.py or fuse.py, those of the run resolved; doc: the docstring of the script."""
+    parser = script.Parser(doc)
+    if stage != "fuse":
+        parser.add_argument("--modality", choices=MODALITIES, required=True, help="signals to learn from (paper 3)")
+    if stage != "pretrain":
+        parser.add_argument("--target", choices=TARGETS, required=True, help="what to recognise (paper 3.2.2)")
+    fold = positive(int, zero=True)
+    parser.add_argument("--fold", type=fold, required=True, metavar="K", help="test fold, counted from 0 (paper 5)")
+    runs.add_flags(parser)
+    if stage == "pretrain":
+        what = "further prepared data sets (paper 4.1.1)"
+        parser.add_argument("--extra", type=Path, nargs="*", default=[], metavar="DIR", help=what)
+    else:
+        add_variants(parser.add_argument_group("variants, named in the files as in arousal-random.pt"))
+    script.add_hyperparameters(parser, stage)
     group = parser.add_argument_group("machine and checkpoints")
     machine.add_flags(group)
     what = "save this often within an epoch; 0: every step (default: %(default)s; assumed)"
     group.add_argument("--checkpoint-minutes", type=positive(float, zero=True), default=10.0, metavar="X", help=what)
     group.add_argument("--fresh", action="store_true", help="start over, replacing what an earlier call wrote")
-    add_print_flag(group)
+    script.add_print_flag(group)
     what = "take hyper-parameters from a best.json of tune.py, where no flag names them (paper 4.3, 4.4)"
     group.add_argument("--hyperparameters", type=Path, metavar="FILE", help=what)
     what = (
@@ -42,14 +58,29 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "segments are not read, and nothing is predicted (paper 4.3, 4.4)"
     )
     group.add_argument("--validation-only", type=Path, metavar="DIR", help=what)
-
-
-def finish_flags(args: argparse.Namespace) -> None:
-    """Resolve the machine's flags, and print all flags where asked to (SystemExit); ValueError for flags that
-    contradict each other, and for a device that cannot be used."""
+    args = parser.parse_args()
     if args.validation_only and getattr(args, "test_data", None):
         raise ValueError("--validation-only: makes no predictions; leave out --test-data")
-    machine.use(args)
+    runs.resolve_flags(args)
+    return args
+
+
+def add_variants(group) -> None:
+    """The flags of finetune.py and fuse.py that give a model files of its own, and --test-data."""
+    what = "first weights (paper 3.2.2, 5.1, 5.3)"
+    group.add_argument("--init", choices=("pretrained", "random"), default="pretrained", help=what)
+    what = (
+        "train the classifier alone, on CNN, CLS and Transformer as --init left them, without dropout there "
+        "(-frozen; default: everything is trained, paper 3.2.2)"
+    )
+    group.add_argument("--freeze", action="store_true", help=what)
+    script.add_label_flags(group)
+    what = (
+        "after training, also predict every rated segment of these other prepared sets, with the same channels, "
+        "rate, length and pre-processing, into arousal@dreamer.npy. Scales of rating differ: high is above the mean "
+        "that --threshold takes of the other set's own ratings; a number is taken as it is (assumed)"
+    )
+    group.add_argument("--test-data", type=Path, nargs="+", default=[], metavar="DATA", help=what)
 
 
 def warmup_then_linear(args: argparse.Namespace):
@@ -119,41 +150,20 @@ def validation_batches(validation: np.ndarray, args):
         yield places, seed_step(args.seed, -1 - number)
 
 
-def fit(
-    model, loss, train, validation, learning_rate, path: Path, args, record: dict, origin: dict, watch=None, about=None
-) -> None:
-    """Train `model` for args.epochs, or go on where an earlier call stopped.
+class Training:
+    """The training of one model: how far it is, and each act of its loop.
 
     loss(places, generator, mine) -> the share of the samples places[mine] in the mean loss of the samples at `places`,
     random by `generator` or `layer_seeds`; train, validation: places (int arrays); learning_rate(step, steps an epoch);
     path: the checkpoint, with a log of one JSON line an epoch beside it (.jsonl); record: kept in the checkpoint and
-    compared on resuming; origin: kept; watch: a `Watch` or None; about: what each line of the log says, too. Raises
-    ValueError where a checkpoint is of another making, or the loss is not finite; SystemExit on SIGTERM and Ctrl-C,
-    after saving.
-    """
-    training = Training(model, loss, train, validation, learning_rate, path, args, record, origin, watch, about or {})
-    training.begin()
-    done = training.epoch * training.steps + training.step
-    bar = tqdm(total=args.epochs * training.steps, initial=done, unit="step", disable=None, smoothing=0.05)
-    with stop_signals() as training.received, bar:
-        training.saved = time.monotonic()
-        while training.epoch < args.epochs:
-            # One pass over the training segments, in an order that only the seed and the epoch decide.
-            training.train_epoch(bar)
-            # The loss on the validation segments, under masks that are the same in every epoch.
-            validation_loss = training.validate()
-            # A line of the log says what the epoch gave, and a checkpoint is what the next epoch starts from.
-            training.close_epoch(validation_loss, bar)
+    compared on resuming; origin: kept; watch: a `Watch` or None; about: what each line of the log says, too."""
 
-
-class Training:
-    """The training of one model: how far it is, and each act of its loop."""
-
-    def __init__(self, model, loss, train, validation, learning_rate, path: Path, args, record, origin, watch, about):
-        """The arguments are those of `fit`."""
-        self.model, self.loss, self.train, self.validation = model, loss, train, validation
+    def __init__(
+        self, run, model, loss, train, validation, learning_rate, path, args, record, origin, watch=None, about=None
+    ):
+        self.run, self.model, self.loss, self.train, self.validation = run, model, loss, train, validation
         self.learning_rate, self.path, self.args, self.record, self.origin = learning_rate, path, args, record, origin
-        self.watch, self.about = watch, about
+        self.watch, self.about = watch, about or {}
         self.flags, self.log = plain_flags(args), path.with_suffix(".jsonl")
         self.optimizer = optimizer_of(model, args)
         self.steps = -(-len(train) // args.batch_size)  # of an epoch
@@ -161,6 +171,22 @@ class Training:
         self.total, self.seconds, self.lr = 0.0, 0.0, args.lr  # of the epoch at work: sum of the losses, time
         self.first = distributed.rank() == 0  # this process writes and prints
         self.resumed = path.exists() and not args.fresh
+
+    def fit(self) -> None:
+        """Train `model` for args.epochs, or go on where an earlier call stopped. Raises ValueError where a checkpoint
+        is of another making, or the loss is not finite; SystemExit on SIGTERM and Ctrl-C, after saving."""
+        self.begin()
+        done = self.epoch * self.steps + self.step
+        bar = tqdm(total=self.args.epochs * self.steps, initial=done, unit="step", disable=None, smoothing=0.05)
+        with stop_signals() as self.received, bar:
+            self.saved = time.monotonic()
+            while self.epoch < self.args.epochs:
+                # One pass over the training segments, in an order that only the seed and the epoch decide.
+                self.train_epoch(bar)
+                # The loss on the validation segments, under masks that are the same in every epoch.
+                validation_loss = self.validate()
+                # A line of the log says what the epoch gave, and a checkpoint is what the next epoch starts from.
+                self.close_epoch(validation_loss, bar)
 
     def begin(self) -> None:
         """Take up the checkpoint, or clear away what an earlier training left; read the log."""
@@ -177,21 +203,18 @@ class Training:
             )
         self.lines = []
         if self.first:
+            machine.say_crowded(self.args)
+            self.run.start()
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            if not self.resumed:
-                old = [self.path.with_suffix(ending) for ending in (".pt", ".jsonl", ".npy", ".json")]
-                for each in [*old, *self.path.parent.glob(f"{self.path.stem}@*")]:
-                    each.unlink(missing_ok=True)
             # A call that was killed while it was writing has left these.
             for unfinished in self.path.parent.glob(f"{self.path.stem}.*.tmp"):
                 unfinished.unlink()
-            self.lines = read_log(self.log, self.epoch)
+            # A line after these was written, but the checkpoint that follows it was not.
+            self.lines = records.read_log(self.log)[: self.epoch]
 
     def resume(self) -> None:
         """Load the checkpoint; ValueError where it is of another making, or its flags are others."""
-        path, state = self.path, checkpoints.load(self.path, "")
-        records.check_record(path, state["record"], self.record, checkpoints.FRESH)
-        checkpoints.check_flags(path, state["flags"], self.flags)
+        path, state = self.path, checkpoints.take_up(self.path, self.record, self.flags)
         load_weights(self.model, path, state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.watch:
@@ -285,9 +308,10 @@ class Training:
         warning = ""
         if self.watch:
             line["watch"], warning = self.watch.after_epoch()
-        self.lines.append(json.dumps(line) + "\n")
+        self.lines.append(line)
         if self.first:
-            write_atomically(self.log, lambda file: file.write("".join(self.lines).encode()))
+            text = "".join(json.dumps(each) + "\n" for each in self.lines)
+            write_atomically(self.log, lambda file: file.write(text.encode()))
         if bar.disable:
             print(
                 f"{self.path}: epoch {self.epoch + 1}/{self.args.epochs}, loss {line['train_loss']:.4f}, "
@@ -313,9 +337,14 @@ class Training:
                 "flags": self.flags,
                 "record": self.record,
                 **self.origin,
-                "versions": checkpoints.versions(),
+                "versions": records.versions(torch),
             }
             checkpoints.save(self.path, state)
+            # What an earlier training predicted goes with its weights, and not before.
+            if not self.resumed:
+                predicted = [self.path.with_suffix(ending) for ending in (".npy", ".json")]
+                for each in [*predicted, *self.path.parent.glob(f"{self.path.stem}@*")]:
+                    each.unlink(missing_ok=True)
         self.saved = time.monotonic()
 
     def asked(self) -> int:
@@ -335,7 +364,26 @@ class Training:
             raise SystemExit(128 + number)
 
 
-def checkpoint_path(run: Run, model: records.Model, args: argparse.Namespace) -> Path:
+def train_and_test(run: runs.Run, model: records.Model, rows: dict, labels, record: dict, before: list, args, train):
+    """Train a model that knows labels, unless an earlier call did, and write its predictions of the test segments.
+
+    before: what the models that it is made from have `seen`; train(path, record, origin) trains it. Raises ValueError
+    where a set of --test-data does not fit, or an earlier training had other data, folds or flags."""
+    path = checkpoint_path(run, model, args)
+    known = seen([(run.data, np.concatenate([rows["train"], rows["validation"]]))], before)
+    origin = checkpoints.origin(run.data, model.modalities, known)
+    others = open_test_sets(run, args.test_data, args.target, known, args.trust_data)
+    for data, *_ in others:
+        checkpoints.check_data(run.data.folder, origin, data)
+    with checkpoints.only_training(path):
+        if not is_finished(path, record, args):
+            train(path, record, origin)
+        # The test segments are looked at here, once, after the last epoch.
+        if not args.validation_only and distributed.rank() == 0:
+            write_predictions(path, run, [(run.data, rows["test"], labels), *others], args)
+
+
+def checkpoint_path(run: runs.Run, model: records.Model, args: argparse.Namespace) -> Path:
     """The checkpoint of a model in its run, or in the folder of --validation-only."""
     path = model.path(run.folder, args.fold, getattr(args, "target", None), ".pt")
     return args.validation_only / path.name if args.validation_only else path
@@ -345,33 +393,27 @@ def is_finished(path: Path, record: dict, args: argparse.Namespace) -> bool:
     """Whether an earlier call finished this training; ValueError where it had other data, folds or flags."""
     if args.fresh or not path.exists():
         return False
-    state = checkpoints.load(path, "")
-    records.check_record(path, state["record"], record, checkpoints.FRESH)
-    checkpoints.check_flags(path, state["flags"], plain_flags(args))
-    return state["epoch"] >= args.epochs
+    return checkpoints.take_up(path, record, plain_flags(args))["epoch"] >= args.epochs
 
 
 @contextmanager
 def stop_signals():
-    """Yields a list that receives SIGTERM or SIGINT; a second one ends the process at once."""
+    """Yields a list that receives the signals that end a training; a second one ends the process at once.
+
+    SIGHUP comes where a terminal is closed (under nohup it is ignored, and stays so), SIGUSR1 from Slurm."""
     received = []
+    numbers = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
 
     def note(number, _frame):
         received.append(number)
         for each in previous:
             signal.signal(each, signal.SIG_DFL)
 
-    previous = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    previous = {number: signal.signal(number, note) for number in numbers}
     try:
         yield received
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def read_log(log: Path, epochs: int) -> list[str]:
-    """The lines of a log up to `epochs`: one after them was written, but the checkpoint that follows it was not."""
-    try:
-        return log.read_text().splitlines(keepends=True)[:epochs] if log.exists() else []
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{log}: expected one line of JSON an epoch, found {error}; remove it")

@@ -2,6 +2,7 @@
 
 import argparse
 import ctypes
+import os
 from contextlib import suppress
 
 import numpy as np
@@ -39,6 +40,14 @@ def use(args: argparse.Namespace) -> None:
         raise ValueError(f"--device {args.device}: not usable here ({str(error).splitlines()[0]})")
     torch.set_num_threads(args.threads)
     keep_memory()
+
+
+def say_crowded(args: argparse.Namespace) -> None:
+    """Say so where other programs leave fewer cores free than this one has threads: both would wait for each other."""
+    cores, busy = os.cpu_count(), os.getloadavg()[0]
+    if args.device == "cpu" and 1 < args.threads and cores - busy < args.threads - 0.5:
+        free = f"about {max(cores - busy, 0):.0f} of {cores} cores are free"
+        print(f"{free}, for {args.threads} threads; --threads {max(1, round(cores - busy))} may be faster", flush=True)
 
 
 def keep_memory() -> None:

@@ -1,7 +1,6 @@
 """Trained models: opened from their checkpoints, and what they say of segments.
 
-The forward pass of every kind of model is here once; finetune.py, fuse.py and predict.py share it.
-"""
+The forward pass of every kind of model is here once; finetune.py, fuse.py and predict.py share it."""
 
 import argparse
 from dataclasses import dataclass
@@ -143,10 +142,12 @@ def write_predictions(path: Path, run: Run, sets: list[tuple[Segments, np.ndarra
         **trained.state["record"],
         "flags": {stage: flags, **trained.state["record"]["flags"]},
         "checkpoint_sha256": sha256_of_file(path),
-        "versions": checkpoints.versions(),
+        "versions": records.versions(torch),
     }
     for data, rows, labels in sets:
-        own = record if data is run.data else records.elsewhere(record, data, data_sha256(data))
+        tested = {"tested_on": data.manifest["dataset"], "tested_data": str(data.folder)}
+        tested["tested_sha256"] = data_sha256(data)
+        own = record if data is run.data else {**record, **tested}
         name = records.model_of_record(own).path(run.folder, own["fold"], own["target"], ".npy").name
         if records.is_written(path.with_name(name), own):
             continue
