@@ -1,5 +1,4 @@
-"""Signals at random moments, and two calls at once, over all scripts that write a set or a run: one result, never a
-mixture of two."""
+"""Signals at random moments, and two calls at once, over the scripts that write: one result, never a mixture of two."""
 
 import json
 import shutil

@@ -1,5 +1,7 @@
 """Training against PyTorch's own optimiser, schedule and losses, one step an epoch."""
 
+from argparse import Namespace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from scipy.linalg import lstsq, toeplitz
 from model import SingleModalityModel, sample_mask
 from prepared import FINETUNE, NETWORK, PRETRAIN, call, contents, done, labelled, open_run, read_log, write_set
 from protocol.segments import SignalRows
-from training import checkpoints, loop
+from training import checkpoints, loop, machine
 
 EEG = ("finetune.py", *"--modality eeg --fold 1 --target arousal".split(), *FINETUNE)
 FOLD = "runs/paper/eeg/fold1/"
@@ -145,6 +147,14 @@ def test_a_validation_loss_that_is_not_finite_stops_the_training(work):
     finished = call(*EEG, "--batch-size", 1000, "--epochs", 1, "--lr", 1e30, "--fresh", cwd=work)
     assert finished.returncode == 2 and "the validation loss is not finite after epoch 1" in finished.stderr
     assert contents(work) == before
+
+
+@pytest.mark.parametrize("load, threads, said", [(0.2, 2, ""), (1.2, 1, ""), (1.2, 2, "--threads 1 may be faster")])
+def test_a_crowded_machine_is_said(monkeypatch, capsys, load, threads, said):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0, 0))
+    machine.say_crowded(Namespace(device="cpu", threads=threads))
+    assert capsys.readouterr().out == (f"about 1 of 2 cores are free, for 2 threads; {said}\n" if said else "")
 
 
 def test_losses_of_pretraining_its_baselines_and_its_schedule(work):
