@@ -168,8 +168,7 @@ def test_bad_input_ends_in_one_line(folder, tmp_path):
     flags = (*PRETRAIN, "--epochs", 2, "--batch-size", 32)
     line = said(*flags, own={1: ("--seed", 5)})
     assert "pretrain.pt: expected the same checkpoint, data and flags in all processes" in line
-    assert not list(tmp_path.rglob("*.pt"))
-    shutil.rmtree(tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
 
     assert said(*flags, "--fold", 9) == "pretrain.py: --fold 9: expected 0 to 3, as the run has 4 folds"
     for line in (said(*flags, "--epochs", "x"), said(*flags, own={1: ("--epochs", "x")})):
